@@ -1,0 +1,75 @@
+"""Which way a statement takes: pure, one screen, a table in the tests.
+
+The law of this module: it decides and does nothing; whoever asks carries the decision along.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tqdbproxy.core.hints import Hints
+from tqdbproxy.core.statement import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """To the session's own server, untouched. ``reason``: why its hint isn't followed, None if it has none."""
+
+    reason: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batched:
+    """It waits for company, at the longest for ``window_s`` seconds."""
+
+    window_s: float
+
+
+Route = Forward | Batched
+
+UNHINTED = Forward()
+BECAUSE = {reason: Forward(reason) for reason in Reason}
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """Where the session stands as the statement arrives.
+
+    ``alone``: the statement is the only one of its unit and nothing else is outstanding. ``known``: the session's
+    settings are known.
+    """
+
+    in_transaction: bool
+    alone: bool
+    known: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the configuration allows."""
+
+    batching: bool = True
+    max_bytes: int = 8 * 1024 * 1024
+
+
+def choose(hints: Hints | None, static: Reason | None, size: int, situation: Situation, rules: Rules) -> Route:
+    """Decide for one statement.
+
+    :param static: why its text alone can't be batched, if so.
+    :param size: bytes that it would add to a batch.
+    """
+    if hints is None or not hints.batch_ms:
+        return UNHINTED
+    if not rules.batching:
+        return BECAUSE[Reason.DISABLED]
+    if situation.in_transaction:
+        return BECAUSE[Reason.TRANSACTION]
+    if static is not None:
+        return BECAUSE[static]
+    if not situation.alone:
+        return BECAUSE[Reason.PIPELINE]
+    if not situation.known:
+        return BECAUSE[Reason.SESSION_STATE]
+    if size > rules.max_bytes:
+        return BECAUSE[Reason.NO_CAPACITY]
+    return Batched(hints.batch_ms / 1000)
