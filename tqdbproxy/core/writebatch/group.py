@@ -1,0 +1,69 @@
+"""The writes of one batch key: those that wait, and whether a batch of theirs is running.
+
+The law of this module: book-keeping without time; the manager decides and holds the timers.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.interfaces import IDelayedCall
+
+from tqdbproxy.core.statement import BatchKey
+from tqdbproxy.core.writebatch.policy import RecentWriters
+from tqdbproxy.core.writebatch.types import Limits, Write
+
+
+class Group:
+    """Waiting writes in the order of their arrival."""
+
+    __slots__ = ("deadline", "due", "key", "recent", "running", "size", "timer", "used", "waiting")
+
+    def __init__(self, key: BatchKey, now: float) -> None:
+        self.key = key
+        self.waiting: list[Write] = []
+        self.size = 0
+        self.running = False
+        self.due = ""
+        """Why the window has closed while a batch of this key is still running; empty: it has not."""
+        self.timer: IDelayedCall | None = None
+        self.deadline = 0.0
+        self.recent = RecentWriters(now)
+        self.used = now
+
+    def add(self, write: Write) -> None:
+        """Let ``write`` wait."""
+        self.waiting.append(write)
+        self.size += write.size
+
+    def is_full(self, limits: Limits) -> bool:
+        """Whether no further write fits into the next batch."""
+        return len(self.waiting) >= limits.max_batch_size or self.size >= limits.max_batch_bytes
+
+    def take(self, limits: Limits) -> list[Write]:
+        """Remove and return the next batch: the oldest writes, as many as fit, one at least."""
+        if not self.is_full(limits):
+            taken, self.waiting, self.size = self.waiting, [], 0
+            return taken
+        count, size = 1, self.waiting[0].size
+        for write in self.waiting[1 : limits.max_batch_size]:
+            if size + write.size > limits.max_batch_bytes:
+                break
+            count += 1
+            size += write.size
+        taken, self.waiting = self.waiting[:count], self.waiting[count:]
+        self.size -= size
+        return taken
+
+    def remove(self, write: Write) -> bool:
+        """Take ``write`` out again; False if it doesn't wait here any more."""
+        try:
+            self.waiting.remove(write)
+        except ValueError:
+            return False
+        self.size -= write.size
+        return True
+
+    def stop_timer(self) -> None:
+        """The window needs no timer any more."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None

@@ -1,0 +1,170 @@
+"""Groups by batch key, their windows, and the limits of all of them together.
+
+Groups of one key run one after another; groups of different keys know nothing of each other. What is bounded, and
+what happens at the end: `Limits.max_pending` writes wait or run in the whole process, the next one is refused (its
+session forwards it); a write that waits longer than `Limits.timeout_s` expires; a batch that runs longer is given up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+
+from tqdbproxy.core.metrics import Metrics
+from tqdbproxy.core.statement import BatchKey, Strategy
+from tqdbproxy.core.writebatch.executor import Executor
+from tqdbproxy.core.writebatch.group import Group
+from tqdbproxy.core.writebatch.policy import quorum_reached
+from tqdbproxy.core.writebatch.rounds import Batch
+from tqdbproxy.core.writebatch.types import Company, Expired, Limits, Result, Withdrawn, Write
+
+SWEEP_S = 1.0
+"""Seconds between two looks for writes that expired and groups that nobody uses any more."""
+
+UNUSED_S = 5.0
+"""A group that has been empty for so long is forgotten, with its memory of recent writers."""
+
+
+class Manager:
+    """Where writes wait. ``clock`` is the reactor or a `twisted.internet.task.Clock`."""
+
+    def __init__(self, limits: Limits, executor: Executor, metrics: Metrics, clock: IReactorTime) -> None:
+        self.limits = limits
+        self._executor = executor
+        self._metrics = metrics
+        self._clock = clock
+        self._now: Callable[[], float] = clock.seconds
+        self._groups: dict[BatchKey, Group] = {}
+        self._running: dict[Batch, float] = {}
+        self._drained: list[Deferred[None]] = []
+        self._closing = False
+        self.pending = 0
+        self._sweeper = LoopingCall(self._sweep)
+        self._sweeper.clock = clock
+
+    def start(self) -> None:
+        """Begin to look after what expires."""
+        self._sweeper.start(SWEEP_S, now=False)
+
+    def submit(self, write: Write) -> Deferred[Result] | None:
+        """Let ``write`` wait for company; None if there is no room for it or the manager is closing."""
+        if self.pending >= self.limits.max_pending or self._closing:
+            return None
+        self.pending += 1
+        now = write.arrived = self._now()
+        group = self._groups.get(write.key)
+        if group is None:
+            group = self._groups[write.key] = Group(write.key, now)
+        group.recent.note(write.writer, now)
+        group.add(write)
+        write.done.addBoth(self._answered)
+        self._consider(group, now + write.window_s)
+        return write.done
+
+    def withdraw(self, write: Write) -> bool:
+        """Take out a write that still waits (its result is `Withdrawn`); False if it runs or is done."""
+        return self._take_out(write, Withdrawn())
+
+    def flush(self, key: BatchKey | None = None, why: str = "flush") -> None:
+        """Close the windows of all groups, or of ``key``'s, now."""
+        groups = list(self._groups.values()) if key is None else [self._groups[key]] if key in self._groups else []
+        for group in groups:
+            if group.waiting:
+                self._close(group, why)
+
+    def close(self) -> Deferred[None]:
+        """Take no more writes, close all windows; fires when every write has its result."""
+        self._closing = True
+        self.flush(why="shutdown")
+        if not self.pending:
+            self.stop()
+            return succeed(None)
+        drained: Deferred[None] = Deferred()
+        self._drained.append(drained)
+        return drained
+
+    def stop(self) -> None:
+        """Stop looking after what expires."""
+        if self._sweeper.running:
+            self._sweeper.stop()
+
+    def _consider(self, group: Group, deadline: float) -> None:
+        """A write was added whose window ends at ``deadline``: close the window, or see that a timer will."""
+        if group.is_full(self.limits):
+            self._close(group, "full")
+        elif not group.running and quorum_reached(len(group.waiting), group.recent.count, self.limits.quorum):
+            self._close(group, "quorum")
+        elif not group.due and (group.timer is None or deadline < group.deadline):
+            group.stop_timer()
+            group.deadline = deadline
+            group.timer = self._clock.callLater(max(0.0, deadline - self._now()), self._window_ended, group)
+
+    def _window_ended(self, group: Group) -> None:
+        group.timer = None
+        self._close(group, "timer")
+
+    def _close(self, group: Group, why: str) -> None:
+        group.stop_timer()
+        if group.running:
+            group.due = group.due or why
+        else:
+            self._run(group, why)
+
+    def _run(self, group: Group, why: str) -> None:
+        group.due = ""
+        group.running = True
+        writes = group.take(self.limits)
+        now = self._now()
+        waited = now - writes[0].arrived
+        self._metrics.batch_closed[why] += 1
+        self._metrics.batch_size.observe(len(writes))
+        self._metrics.batch_delay.observe(waited)
+        batch = Batch(writes, Company(len(writes), waited, Strategy.SINGLE), self._executor, self._metrics)
+        self._running[batch] = now
+        batch.start().addCallback(self._batch_ended, group, batch)
+
+    def _batch_ended(self, _ignored: None, group: Group, batch: Batch) -> None:
+        now = group.used = self._now()
+        self._metrics.batch_latency.observe(now - self._running.pop(batch))
+        group.running = False
+        if not group.waiting:
+            group.due = ""
+        elif group.due:
+            self._run(group, group.due)
+        elif group.is_full(self.limits):
+            self._close(group, "full")
+        elif quorum_reached(len(group.waiting), group.recent.count, self.limits.quorum):
+            self._close(group, "quorum")
+
+    def _answered(self, result: Result) -> Result:
+        self.pending -= 1
+        if not self.pending and self._drained:
+            self.stop()
+            drained, self._drained = self._drained, []
+            for waiting in drained:
+                waiting.callback(None)
+        return result
+
+    def _take_out(self, write: Write, result: Result) -> bool:
+        group = self._groups.get(write.key)
+        if group is None or not group.remove(write):
+            return False
+        if not group.waiting:
+            group.stop_timer()
+            group.due = ""
+        write.done.callback(result)
+        return True
+
+    def _sweep(self) -> None:
+        now = self._now()
+        for group in list(self._groups.values()):
+            for write in [w for w in group.waiting if now - w.arrived >= self.limits.timeout_s]:
+                self._take_out(write, Expired())
+            if not group.waiting and not group.running and now - group.used >= UNUSED_S:
+                del self._groups[group.key]
+        for batch, began in list(self._running.items()):
+            if now - began >= self.limits.timeout_s:
+                batch.give_up()

@@ -1,0 +1,47 @@
+"""When a window closes: pure, without timers.
+
+A window closes early when waiting longer can't pay: the group is full, or nothing of its key is running and at least
+a quorum of those who wrote lately is waiting already. "Lately" is the last one to two `GENERATION_S`: long enough to
+know writers that write a few times a second, short enough that a client left alone isn't made to wait for the ones
+that have gone (``docs/decisions/windows.rst`` has the measurements).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from math import ceil
+
+GENERATION_S = 0.5
+
+
+class RecentWriters:
+    """How many different writers were noted in the last one to two generations; costs one set insertion a write."""
+
+    __slots__ = ("_began", "_now", "_past", "count")
+
+    def __init__(self, now: float) -> None:
+        self._began = now
+        self._now: set[Hashable] = set()
+        self._past: set[Hashable] = set()
+        self.count = 0
+
+    def note(self, writer: Hashable, now: float) -> None:
+        """``writer`` wrote at ``now`` (seconds, never decreasing)."""
+        if now - self._began >= GENERATION_S:
+            self._turn(now)
+        if writer not in self._now:
+            self._now.add(writer)
+            if writer not in self._past:
+                self.count += 1
+
+    def _turn(self, now: float) -> None:
+        elapsed = now - self._began
+        self._past = self._now if elapsed < 2 * GENERATION_S else set()
+        self._now = set()
+        self._began = now
+        self.count = len(self._past)
+
+
+def quorum_reached(waiting: int, recent: int, quorum: float | None) -> bool:
+    """Whether ``waiting`` writes are enough company, given how many writers there were lately."""
+    return quorum is not None and waiting >= max(1, ceil(quorum * recent))

@@ -1,0 +1,100 @@
+"""One batch until every member has its result.
+
+A batch that fails has changed nothing. The member whose statement failed is executed alone, where it gets exactly the
+error that it would have got without a hint; the others are executed again. After a few rounds, or when it can't be
+told who failed, all that are left are executed alone. The law of this module: nothing is executed twice that may have
+been committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from twisted.internet.defer import Deferred
+
+from tqdbproxy.core.metrics import Metrics
+from tqdbproxy.core.statement import Strategy
+from tqdbproxy.core.writebatch.executor import Executor
+from tqdbproxy.core.writebatch.types import Alone, Company, Done, Failed, Outcome, Replied, Unknown, Write
+
+MAX_ROUNDS = 4
+
+
+class Batch:
+    """The execution of ``writes``; `start` returns when every member has its result or was left to its own session."""
+
+    __slots__ = ("_attempt", "_executor", "_finished", "_metrics", "_round", "_writes", "company", "started")
+
+    def __init__(self, writes: Sequence[Write], company: Company, executor: Executor, metrics: Metrics) -> None:
+        self._writes = list(writes)
+        self.company = company
+        self._executor = executor
+        self._metrics = metrics
+        self._round = 0
+        self._finished: Deferred[None] = Deferred()
+        self._attempt: Deferred[Outcome] | None = None
+
+    def start(self) -> Deferred[None]:
+        """Execute; the result fires when the next batch of the same key may run."""
+        if len(self._writes) == 1:
+            alone = self._writes.pop()
+            self._count(1, Strategy.SINGLE)
+            alone.done.callback(Alone(self.company, self._finished))
+        else:
+            self._try()
+        return self._finished
+
+    def give_up(self) -> None:
+        """It takes too long: nobody will know what became of it. A write that is executed alone is not touched."""
+        if self._attempt is not None:
+            self._attempt.cancel()
+
+    def _try(self) -> None:
+        self._round += 1
+        self._attempt = self._executor.execute(self._writes)
+        self._attempt.addCallback(self._ended)
+
+    def _ended(self, outcome: Outcome) -> None:
+        self._attempt = None
+        if isinstance(outcome, Done):
+            self._deliver(outcome)
+        elif isinstance(outcome, Failed) and outcome.index is not None:
+            self._retry(outcome.index)
+        elif isinstance(outcome, Failed) or not outcome.sent:
+            self._leave(self._writes)
+            self._finished.callback(None)
+        else:
+            self._each(lambda _write: Unknown(self.company))
+
+    def _deliver(self, outcome: Done) -> None:
+        company = Company(len(self._writes), self.company.waited_s, outcome.strategy)
+        self._count(len(self._writes), outcome.strategy)
+        replies = iter(outcome.replies)
+        self._each(lambda _write: Replied(next(replies), company))
+
+    def _retry(self, failed: int) -> None:
+        """Execute the failed member alone and the others again, as long as there are rounds and others."""
+        bad = self._writes.pop(failed)
+        if len(self._writes) < 2 or self._round >= MAX_ROUNDS:
+            self._leave([bad, *self._writes])
+            self._finished.callback(None)
+            return
+        self._metrics.batch_retries["batch"] += len(self._writes)
+        self._leave([bad])
+        self._try()
+
+    def _leave(self, writes: Sequence[Write]) -> None:
+        self._metrics.batch_retries["forward"] += len(writes)
+        company = Company(1, self.company.waited_s, Strategy.SINGLE)
+        for write in writes:
+            self._count(1, Strategy.SINGLE)
+            write.done.callback(Alone(company, Deferred()))
+
+    def _each(self, result: Callable[[Write], Replied | Unknown]) -> None:
+        for write in self._writes:
+            write.done.callback(result(write))
+        self._finished.callback(None)
+
+    def _count(self, writes: int, strategy: Strategy) -> None:
+        self._metrics.batch_methods[strategy.value] += 1
+        self._metrics.aggregation.note(writes, 1)

@@ -1,0 +1,124 @@
+"""A waiting write, its possible results, and how an attempt to execute a group can end.
+
+The law of this module: records only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from tqdbproxy.core.statement import BatchKey, Strategy
+
+
+class Write:
+    """One client's write while it waits.
+
+    :param key: writes with one key may be executed together.
+    :param template: writes with one template differ in their parameters only.
+    :param size: bytes that it adds to a batch.
+    :param window_s: the longest that it may wait for company, in seconds.
+    :param writer: who writes; anything hashable that stands for the session.
+    :param unit: what the wire needs to execute it; the core doesn't look inside.
+    """
+
+    __slots__ = ("arrived", "done", "key", "size", "template", "unit", "window_s", "writer")
+
+    def __init__(
+        self, key: BatchKey, template: Hashable, size: int, window_s: float, writer: Hashable, unit: Any
+    ) -> None:
+        self.key = key
+        self.template = template
+        self.size = size
+        self.window_s = window_s
+        self.writer = writer
+        self.unit = unit
+        self.arrived = 0.0
+        self.done: Deferred[Result] = Deferred()
+
+
+@dataclass(frozen=True, slots=True)
+class Company:
+    """In what company a write was executed: members, seconds that the first of them waited, how."""
+
+    size: int
+    waited_s: float
+    strategy: Strategy
+
+
+@dataclass(frozen=True, slots=True)
+class Replied:
+    """It was executed with others; ``reply`` is what the server would have said to this client alone."""
+
+    reply: Any
+    company: Company
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """It is to be executed by its own session, as if it had carried no hint.
+
+    ``finished`` must be fired when that is over, whatever came of it: writes with the same key may wait for it.
+    """
+
+    company: Company
+    finished: Deferred[None]
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """The connection was lost after the batch was sent: it may have been executed or not. Nothing is retried."""
+
+    company: Company
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """It waited longer than ``timeout_s`` and was never executed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """Its client asked to cancel it while it waited; it was never executed."""
+
+
+Result = Replied | Alone | Unknown | Expired | Withdrawn
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The batch was committed: one reply for each member, in their order."""
+
+    replies: Sequence[Any]
+    strategy: Strategy
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The batch was rolled back. ``index`` is the member whose statement failed, None if that can't be told."""
+
+    index: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The connection is gone. ``sent`` tells whether the server may have seen any of the batch."""
+
+    sent: bool
+
+
+Outcome = Done | Failed | Lost
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Where batching ends (see ``[write_batch]`` in the configuration). ``quorum`` None: windows are kept to the end."""
+
+    max_batch_size: int = 1000
+    max_batch_bytes: int = 8 * 1024 * 1024
+    max_pending: int = 100_000
+    quorum: float | None = 0.5
+    timeout_s: float = 30.0
