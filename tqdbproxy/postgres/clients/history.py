@@ -1,0 +1,99 @@
+"""What a session has changed about itself, as far as it decides in whose company its writes may run.
+
+Two sessions that have said the same SETs, outside of transactions, and whose servers report the same settings are
+alike. What can't be known (SET in a transaction, set_config, SET ROLE, temporary tables ...) makes the session unlike
+any other until DISCARD ALL. The law of this module: in doubt, unlike.
+"""
+
+from __future__ import annotations
+
+from tqdbproxy.core.statement import Identity
+from tqdbproxy.postgres.messages import StartupMessage
+from tqdbproxy.postgres.sql import Change, Effect
+
+UNCOUNTED = frozenset({b"application_name"})
+"""Settings that no write depends on."""
+
+
+class Identities:
+    """One `Identity` object for equal values, so that batch keys compare and hash quickly."""
+
+    def __init__(self, limit: int = 100_000) -> None:
+        self._limit = limit
+        self._known: dict[tuple[object, ...], Identity] = {}
+
+    def of(self, *values: object) -> Identity:
+        """The identity with these fields, in the order of `Identity`."""
+        identity = self._known.get(values)
+        if identity is None:
+            if len(self._known) >= self._limit:
+                # Sessions keep theirs; new ones only don't meet those from before.
+                self._known.clear()
+            identity = self._known[values] = Identity(*values)  # type: ignore[arg-type]
+        return identity
+
+
+class History:
+    """The changes of one session."""
+
+    __slots__ = ("_base", "_identities", "_identity", "_reported", "_set", "group", "known", "settings_known")
+
+    def __init__(self, identities: Identities, group: str, startup: StartupMessage) -> None:
+        user = startup.option(b"user")
+        options = tuple(
+            sorted(pair for pair in startup.options if pair[0] not in UNCOUNTED | {b"user", b"database"})
+        )
+        self.group = group
+        self._base = (group, startup.option(b"database") or user, user, options)
+        self._identities = identities
+        self._identity: Identity | None = None
+        self._set: dict[bytes, bytes] = {}
+        self._reported: dict[bytes, bytes] = {}
+        self.known = True
+        """False: something was said whose consequences can't be known."""
+        self.settings_known = True
+        """False: a setting was changed in a transaction, and may have been changed back."""
+
+    @property
+    def identity(self) -> Identity | None:
+        """What this session shares with those that it may be batched with; None while that can't be known."""
+        if not (self.known and self.settings_known):
+            return None
+        if self._identity is None:
+            self._identity = self._identities.of(
+                *self._base, tuple(sorted(self._set.items())), tuple(sorted(self._reported.items()))
+            )  # fmt: skip
+        return self._identity
+
+    def reported(self, name: bytes, value: bytes) -> None:
+        """The server says (ParameterStatus) that a setting has this value."""
+        if name not in UNCOUNTED:
+            self._reported[name] = value
+            self._identity = None
+
+    def sent(self, effect: Effect, *, alone_and_idle: bool) -> bool:
+        """A text with ``effect`` is on its way to the server. True: call `took` once it has succeeded.
+
+        :param alone_and_idle: it is the one statement of its unit, and no transaction is open.
+        """
+        if effect.change is Change.UNKNOWN:
+            self.known = False
+        elif alone_and_idle:
+            return True
+        elif effect.change in (Change.SET, Change.RESET, Change.RESET_ALL):
+            self.settings_known = False
+        return False
+
+    def took(self, effect: Effect) -> None:
+        """A statement with ``effect`` that was alone in its unit succeeded."""
+        self._identity = None
+        if effect.change is Change.SET and effect.name not in UNCOUNTED:
+            self._set[effect.name] = effect.value
+        elif effect.change is Change.RESET:
+            self._set.pop(effect.name, None)
+        elif effect.change is Change.RESET_ALL:
+            self._set.clear()
+            self.settings_known = True
+        elif effect.change is Change.DISCARD_ALL:
+            self._set.clear()
+            self.known = self.settings_known = True

@@ -1,0 +1,182 @@
+"""What all clients' connections share, and all that is done to them together.
+
+The law of this module: it holds the parts and the list of clients; what one client says is its protocol's matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from ssl import SSLContext
+from typing import TYPE_CHECKING, Any, Protocol
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+
+
+from tqdbproxy.logs import logger
+from tqdbproxy.core.metrics import Metrics
+from tqdbproxy.core.routing import Rules
+from tqdbproxy.core.writebatch.manager import Manager
+from tqdbproxy.errors import ProxyError, ShuttingDown, Stopped, TooManyClients
+from tqdbproxy.postgres.clients.history import History, Identities
+from tqdbproxy.postgres.clients.session import Session
+from tqdbproxy.postgres.clients.tally import Tally
+from tqdbproxy.postgres.messages import StartupMessage
+from tqdbproxy.postgres.sql import Texts
+
+if TYPE_CHECKING:
+    from tqdbproxy.postgres.clients.opening import ClientProtocol
+
+log = logger(__name__)
+
+
+class LoginView(Protocol):
+    """A finished login, as a client's connection sees it."""
+
+    cancel_key: bytes
+    parameters: dict[bytes, bytes]
+    status: int
+
+
+class ServerEnd(Protocol):
+    """A session's server connection, as a client's connection sees it."""
+
+    transport: Any
+    closed: Deferred[None]
+    alive: bool
+    group: str
+    statements: Any
+    said_why: bool
+    """It has sent the client an error before it closed."""
+
+    def log_in(self, message: StartupMessage, client_tls: bool, to_client: Callable[[bytes], None]) -> Deferred[Any]:
+        """Relay the login."""
+
+    def relay(self, data: bytes) -> None:
+        """Pass on the client's part of the login."""
+
+    def belong_to(self, owner: Session, caught_up: Callable[[], None]) -> None:
+        """Begin the session."""
+
+    def swallow(self, replies: int) -> None:
+        """Keep replies to the proxy's own messages from the client."""
+
+    def pipe(self) -> None:
+        """Pass everything on unseen."""
+
+    def client_sends_no_more(self) -> None:
+        """The client's end of the connection is closed for sending."""
+
+    def orphan(self) -> None:
+        """The client is gone."""
+
+    def cancel(self, key: bytes) -> None:
+        """Ask the server to cancel what the session is doing."""
+
+
+@dataclass(slots=True)
+class ClientLimits:
+    """``[limits]``, as they are now."""
+
+    max_clients: int = 10_000
+    login_timeout_s: float = 60.0
+    shutdown_timeout_s: float = 30.0
+
+
+class Hub:
+    """See the module. ``connect`` opens a server connection for a session that is about to begin."""
+
+    def __init__(
+        self,
+        connect: Callable[[StartupMessage], Deferred[ServerEnd]],
+        batches: Manager,
+        metrics: Metrics,
+        clock: IReactorTime,
+        limits: ClientLimits,
+        rules: Rules,
+        texts: Texts,
+    ) -> None:
+        self.connect = connect
+        self.batches = batches
+        self.clock = clock
+        self.limits = limits
+        self.rules = rules
+        self.tls_context: SSLContext | None = None
+        self.tls_required = False
+        self.clients: set[ClientProtocol] = set()
+        self._texts = texts
+        self._tally = Tally(metrics)
+        self._identities = Identities()
+        self._sessions: dict[bytes, ClientProtocol] = {}
+        self._closing: Deferred[None] | None = None
+
+    def refusal(self) -> ProxyError | None:
+        """Why no further session can begin, if so; the client that asks is counted already."""
+        if self._closing is not None:
+            return ShuttingDown()
+        if len(self.clients) > self.limits.max_clients:
+            return TooManyClients()
+        return None
+
+    def opened(self, client: ClientProtocol) -> None:
+        """A connection was accepted."""
+        self.clients.add(client)
+
+    def session(self, message: StartupMessage, server: ServerEnd, login: LoginView) -> Session:
+        """A new session on ``server``."""
+        history = History(self._identities, server.group, message)
+        for name, value in login.parameters.items():
+            history.reported(name, value)
+        session = Session(
+            history, self._texts, self._tally, self.rules, self.clock.seconds, server.statements.forget, server.swallow
+        )
+        session.status = login.status
+        return session
+
+    def began(self, client: ClientProtocol, cancel_key: bytes) -> None:
+        """A session runs, and can be cancelled with this key."""
+        if cancel_key:
+            self._sessions[cancel_key] = client
+
+    def closed(self, client: ClientProtocol, cancel_key: bytes) -> None:
+        """A connection is gone, and with it its session if it had one."""
+        self.clients.discard(client)
+        if self._sessions.get(cancel_key) is client:
+            del self._sessions[cancel_key]
+        if self._closing is not None and not self.clients:
+            closing, self._closing = self._closing, Deferred()
+            closing.callback(None)
+
+    def states(self) -> dict[tuple[str, ...], float]:
+        """How many clients there are, by state."""
+        waiting = sum(client.waiting for client in self.clients)
+        begun = len(self._sessions)
+        others = {"waiting": waiting, "session": begun - waiting, "login": len(self.clients) - begun}
+        return {(state,): float(count) for state, count in others.items()}
+
+    def cancel(self, key: bytes) -> None:
+        """A client asks to cancel what the session with ``key`` does. A key that isn't ours is ignored."""
+        client = self._sessions.get(key)
+        if client is not None:
+            client.cancel()
+
+    def close(self) -> Deferred[None]:
+        """End all sessions: waiting writes are executed and answered, open transactions have some time left.
+
+        Fires when no client is left.
+        """
+        if not self.clients:
+            return succeed(None)
+        self._closing = closed = Deferred()
+        self.batches.close()
+        for client in list(self.clients):
+            client.drain()
+        timer = self.clock.callLater(self.limits.shutdown_timeout_s, self._end_all)
+        return closed.addBoth(lambda result: (timer.active() and timer.cancel(), result)[1])
+
+    def _end_all(self) -> None:
+        if self.clients:
+            log.warn("{count} sessions were still busy after shutdown_timeout_s", count=len(self.clients))
+        for client in list(self.clients):
+            client.refuse(Stopped("terminating connection due to administrator command"))

@@ -1,0 +1,259 @@
+"""How a client's connection begins: encryption, cancel requests, the login; then the session takes over.
+
+The law of this module: it does what `Startup` has understood; nothing of a session happens here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.protocol import Protocol, connectionDone
+
+from twisted.python.failure import Failure
+
+from tqdbproxy.logs import logger
+from tqdbproxy.errors import LoginTimeout, ProtocolViolation, ProxyError, ServerClosed, TlsRequired, message_of
+from tqdbproxy.postgres.clients import replies
+from tqdbproxy.postgres.clients.protocol import SessionProtocol
+from tqdbproxy.postgres.clients.startup import Begins, Cancels, Event, Startup, WantsGssEncryption, WantsTls
+from tqdbproxy.postgres.framing import FramingError
+from tqdbproxy.postgres.messages import StartupMessage
+
+if TYPE_CHECKING:
+    from tqdbproxy.postgres.clients.hub import Hub, LoginView, ServerEnd
+
+log = logger(__name__)
+
+NO = frozenset({b"", b"false", b"off", b"no", b"0", b"f", b"n"})
+"""Values of the start-up option ``replication`` with which a session is an ordinary one."""
+
+
+class ClientProtocol(Protocol):
+    """One client's connection, from its first byte."""
+
+    transport: Any
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._startup = Startup()
+        self._kept = b""
+        self._busy = False
+        """TLS is being negotiated or the server being reached: what comes is kept."""
+        self._server: ServerEnd | None = None
+        self._session: SessionProtocol | None = None
+        self._cancel_key = b""
+        self._lost = False
+        self.who = ""
+        """For the log: peer, user, database."""
+
+    # The connection begins
+
+    def connectionMade(self) -> None:
+        """See `twisted.internet.protocol.Protocol`."""
+        self.who = f"client {_shown(self.transport.getPeer())}"
+        self._timeout = self._hub.clock.callLater(self._hub.limits.login_timeout_s, self._too_slow)
+        self._hub.opened(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        """See `twisted.internet.protocol.Protocol`; until the session has begun."""
+        if self._busy:
+            self._kept += data
+            self.transport.pauseProducing()
+        elif self._server is not None:
+            self._relay(data)
+        else:
+            self._start(data)
+
+    def _start(self, data: bytes) -> None:
+        again = True
+        while again:
+            try:
+                event = self._startup.feed(data)
+            except FramingError as problem:
+                self._drop(str(problem))
+                return
+            except ProtocolViolation as problem:
+                self.refuse(problem)
+                return
+            data = b""
+            again = event is not None and self._react(event)
+
+    def _react(self, event: Event) -> bool:
+        """Do what the client wants; True if its next packet may follow at once."""
+        if isinstance(event, WantsGssEncryption):
+            self.transport.write(b"N")
+            return True
+        if isinstance(event, WantsTls):
+            return self._answer_tls(event.received)
+        if isinstance(event, Cancels):
+            self._hub.cancel(event.key)
+            self.transport.loseConnection()
+        else:
+            self._begin(event)
+        return False
+
+    def _answer_tls(self, received: bytes | None) -> bool:
+        context = self._hub.tls_context
+        if context is None:
+            if received is not None:
+                self._drop("a TLS handshake, but tls is off")
+                return False
+            self.transport.write(b"N")
+            return True
+        if received is None:
+            if self._startup.rest:
+                # Injected before the handshake by somebody in between (CVE-2021-23214).
+                self._drop("received unencrypted data after SSL request")
+                return False
+            self.transport.write(b"S")
+        self._busy = True
+        encrypted = self.transport.start_tls(context, server_side=True, received=received or b"")
+        encrypted.addCallbacks(self._encrypted, self._not_encrypted, callbackArgs=(received is not None,))
+        return False
+
+    def _encrypted(self, alpn: str, direct: bool) -> None:
+        self._busy = False
+        self._startup.encrypted = True
+        if direct and alpn != "postgresql":
+            # As PostgreSQL: otherwise another protocol could be passed off as this one.
+            self._drop("direct TLS without the ALPN protocol postgresql")
+        kept, self._kept = self._kept, b""
+        if kept:
+            self.transport.resumeProducing()
+            self.dataReceived(kept)
+
+    def _not_encrypted(self, failure: Failure) -> None:
+        self._drop(f"TLS: {failure.getErrorMessage()}")
+
+    # The login
+
+    def _begin(self, event: Begins) -> None:
+        message = event.message
+        user = message.option(b"user").decode(errors="replace")
+        database = message.option(b"database").decode(errors="replace") or user
+        self.who += f", user {user}, database {database}"
+        refusal = TlsRequired() if self._hub.tls_required and not self._startup.encrypted else self._hub.refusal()
+        if refusal is not None:
+            self.refuse(refusal)
+            return
+        self._busy = True
+        self._kept, self._startup.rest = self._startup.rest, b""
+        self._hub.connect(message).addCallback(self._connected, message).addErrback(self._not_begun)
+
+    def _connected(self, server: ServerEnd, message: StartupMessage) -> Any:
+        if self._lost:
+            server.orphan()
+            return None
+        self._busy = False
+        self._server = server
+        self.transport.registerProducer(server.transport, True)
+        server.transport.registerProducer(self.transport, True)
+        logged_in = server.log_in(message, self._startup.encrypted, self.transport.write)
+        logged_in.addCallback(self._logged_in, server, message)
+        kept, self._kept = self._kept, b""
+        self.transport.resumeProducing()
+        if kept:
+            self._relay(kept)
+        return logged_in
+
+    def _relay(self, data: bytes) -> None:
+        """The client's part of the authentication."""
+        try:
+            if self._server is not None:
+                self._server.relay(data)
+        except ProxyError as problem:
+            self.refuse(problem)
+
+    def _not_begun(self, failure: Failure) -> None:
+        if failure.check(ServerClosed) and self._server is not None and self._server.said_why:
+            self.transport.loseConnection()  # the client has the server's own words
+        elif isinstance(failure.value, ProxyError):
+            self.refuse(failure.value)
+        else:
+            log.failure("{who}: login", failure, who=self.who)
+            self.refuse(ServerClosed("the server could not be reached"))
+
+    def _logged_in(self, login: LoginView, server: ServerEnd, message: StartupMessage) -> None:
+        if self._lost:
+            return
+        self._stop_timeout()
+        self._cancel_key = login.cancel_key
+        session = self._hub.session(message, server, login)
+        self._session = running = SessionProtocol(self._hub, self.transport, server, session, self.refuse)
+        server.closed.addCallback(lambda _none: running.server_lost())
+        self._hub.began(self, login.cancel_key)
+        self.dataReceived = running.received  # type: ignore[method-assign]
+        if message.option(b"replication").lower() not in NO:
+            server.pipe()
+            self.dataReceived = server.transport.write  # type: ignore[method-assign]
+        self.transport.rebind()
+
+    def _too_slow(self) -> None:
+        self._timeout = None
+        self.refuse(LoginTimeout("canceling authentication due to timeout"))
+
+    def _stop_timeout(self) -> None:
+        timeout, self._timeout = self._timeout, None
+        if timeout is not None and timeout.active():
+            timeout.cancel()
+
+    # What others ask of it
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a write of this client waits for company or runs in a batch."""
+        return self._session is not None and self._session.waiting
+
+    def cancel(self) -> None:
+        """Cancel what the session is doing."""
+        if self._session is not None:
+            self._session.cancel(self._cancel_key)
+
+    def drain(self) -> None:
+        """The proxy shuts down."""
+        if self._session is not None:
+            self._session.drain()
+        else:
+            self.transport.loseConnection()
+
+    # The connection ends
+
+    def refuse(self, error: ProxyError) -> None:
+        """Tell the client why, and end its session."""
+        log.warn("{who}: {problem}", who=self.who, problem=message_of(error))
+        self._end(replies.fatal(error))
+
+    def _drop(self, why: str) -> None:
+        """End the connection without a word, as PostgreSQL does where no message can be understood."""
+        log.warn("{who}: {why}", who=self.who, why=why)
+        self._end(b"")
+
+    def _end(self, last_words: bytes) -> None:
+        if self._lost:
+            return
+        if last_words:
+            self.transport.write(last_words)
+        self.transport.loseConnection()
+
+    def readConnectionLost(self) -> None:
+        """The client sends no more but may still read (a half-closed socket)."""
+        if self._session is not None:
+            self._session.half_closed()
+        else:
+            self.transport.loseConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """See `twisted.internet.protocol.Protocol`."""
+        self._lost = True
+        self._stop_timeout()
+        if self._session is not None:
+            self._session.client_lost()
+        elif self._server is not None:
+            self._server.orphan()
+        self._hub.closed(self, self._cancel_key)
+
+
+def _shown(peer: object) -> str:
+    if isinstance(peer, tuple):
+        return f"{peer[0]}:{peer[1]}"
+    return "on the Unix socket" if not peer else str(peer)

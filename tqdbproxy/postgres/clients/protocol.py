@@ -1,0 +1,195 @@
+"""The end that clients connect to, once the session runs: lanes, bytes out in order, backpressure.
+
+The law of this module: it does what `Session` has decided, in the order of the units. While a unit is out of the
+forward lane, or the client has to be held, what comes is kept and the transport is paused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred
+
+from tqdbproxy.core.statement import Reason
+from tqdbproxy.core.writebatch.types import Alone, Company, Replied, Result, Write
+from tqdbproxy.errors import ProtocolViolation, Stopped
+from tqdbproxy.postgres.clients import replies
+from tqdbproxy.postgres.clients.session import Session, Step
+from tqdbproxy.postgres.framing import FramingError
+from tqdbproxy.postgres.messages import ready_for_query
+
+if TYPE_CHECKING:
+    from tqdbproxy.postgres.clients.hub import Hub, ServerEnd
+
+
+class SessionProtocol:
+    """One client's running session: its transport, its server connection, and what is under way between them."""
+
+    def __init__(self, hub: Hub, transport: Any, server: ServerEnd, session: Session, refuse: Callable[..., None]):
+        self._hub = hub
+        self._transport = transport
+        self._server = server
+        self._session = session
+        self._refuse = refuse
+        self._forward: Callable[[bytes], None] = server.transport.write
+        self._read = session.read
+        self._kept = b""
+        self._waiting: Write | None = None
+        self._alone: list[tuple[int, Deferred[None]]] = []
+        self._held = False
+        self._client_gone = False
+        self._server_gone = False
+        self._half_closed = False
+        self._draining = False
+        server.belong_to(session, self._caught_up)
+
+    # What the client says
+
+    def received(self, data: bytes) -> None:
+        """Bytes of the client."""
+        if self._waiting is not None or self._held:
+            self._keep(data)
+            return
+        if self._kept:
+            data = self._kept + data
+            self._kept = b""
+        try:
+            step = self._read(data)
+        except FramingError as problem:
+            self._refuse(problem)
+            return
+        if step is None:
+            self._forward(data)
+        else:
+            self._take(step)
+
+    def _take(self, step: Step) -> None:
+        if step.forward:
+            self._forward(step.forward)
+        if step.local:
+            self._write(step.local)
+        if step.refuse:
+            self._refuse(ProtocolViolation(step.refuse))
+        elif step.unit is not None:
+            self._submit(step)
+        elif step.hold:
+            self._held = True
+            self._keep(step.rest)
+        elif step.rest and (step.forward or step.local):
+            self.received(step.rest)
+        else:
+            self._kept = step.rest
+            self._end_if_over()
+
+    def _keep(self, data: bytes) -> None:
+        """What can't be handled yet; reading stops with the first of it."""
+        self._kept += data
+        self._transport.pauseProducing()
+
+    def _resume(self) -> None:
+        """Nothing is in the way any more of what was kept."""
+        kept, self._kept = self._kept, b""
+        if kept:
+            self._transport.resumeProducing()
+            self.received(kept)
+        self._end_if_over()
+
+    # The batch lane
+
+    def _submit(self, step: Step) -> None:
+        unit = step.unit
+        assert unit is not None and step.key is not None
+        unit.server = self._server
+        size = len(unit.tail) + len(unit.text.stripped)
+        self._waiting = write = Write(step.key, unit.template, size, step.window_s, self, unit)
+        self._kept = step.rest
+        answered = self._hub.batches.submit(write)
+        if answered is None:
+            self._waiting = None
+            self._forward_alone(write, None, Reason.NO_CAPACITY)
+            self._resume()
+        else:
+            answered.addCallback(self._answered, write)
+
+    def _answered(self, result: Result, write: Write) -> None:
+        self._waiting = None
+        if isinstance(result, Replied):
+            self._session.batched(write.unit, result.company, self._hub.clock.seconds() - write.arrived)
+            self._write(result.reply)
+        elif isinstance(result, Alone):
+            self._forward_alone(write, result.company, None)
+            self._alone.append((self._session.sent, result.finished))
+        else:
+            self._write(replies.failure(result) + ready_for_query(self._session.status))
+        self._resume()
+
+    def _forward_alone(self, write: Write, company: Company | None, reason: Reason | None) -> None:
+        """The session's own server executes the unit as if it had carried no hint."""
+        self._forward(self._session.forward_alone(write.unit, company, reason))
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a write waits for company or runs in a batch."""
+        return self._waiting is not None
+
+    def cancel(self, key: bytes) -> None:
+        """The client wants what it waits for to end. A write that already runs in a batch goes on."""
+        if self._waiting is None:
+            self._server.cancel(key)
+        else:
+            self._hub.batches.withdraw(self._waiting)
+
+    # What the server says
+
+    def _caught_up(self) -> None:
+        """A unit is over, and the client has all that was said about it."""
+        while self._alone and self._alone[0][0] <= self._session.done:
+            self._alone.pop(0)[1].callback(None)
+        if self._held and self._session.sent == self._session.done:
+            self._held = False
+            self._resume()
+        elif self._draining:
+            self._end_if_over()
+
+    # The end
+
+    def half_closed(self) -> None:
+        """The client sends no more, and may still read."""
+        self._half_closed = True
+        self._end_if_over()
+
+    def client_lost(self) -> None:
+        """The client is gone. What it has sent is executed, as its server would have done."""
+        self._client_gone = self._half_closed = True
+        if self._waiting is None:
+            self._server.orphan()
+
+    def server_lost(self) -> None:
+        """The server connection is gone: a write that waits elsewhere still gets its answer."""
+        self._server_gone = True
+        while self._alone:
+            self._alone.pop(0)[1].callback(None)
+        self._end_if_over()
+
+    def drain(self) -> None:
+        """The proxy shuts down: end as soon as nothing is under way."""
+        self._draining = True
+        self._end_if_over()
+
+    def _end_if_over(self) -> None:
+        if self._waiting is not None:
+            return
+        if self._server_gone:
+            self._transport.loseConnection()
+        elif self._client_gone:
+            self._server.orphan()
+        elif self._half_closed and not self._held:
+            self._half_closed = False
+            self._server.client_sends_no_more()
+        elif self._draining and self._session.idle:
+            self._refuse(Stopped("terminating connection due to administrator command"))
+
+    def _write(self, data: bytes) -> None:
+        if not self._client_gone:
+            self._transport.write(data)

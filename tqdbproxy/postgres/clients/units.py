@@ -1,0 +1,107 @@
+"""Which bytes are a unit that may leave the forward lane: one Query, or ``[Parse] Bind [Describe] Execute [Close] Sync``.
+
+The law of this module: pure; it looks at shapes and names, and asks for the rest of a unit only while what is there
+can still become one.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from tqdbproxy.postgres.clients.prepared import Prepared
+from tqdbproxy.postgres.framing import HEADER_SIZE, FramingError, end_of_frame
+from tqdbproxy.postgres.messages import BIND, CLOSE, DESCRIBE, EXECUTE, PARSE, SYNC, TERMINATE, Bind, Parse
+from tqdbproxy.postgres.sql import Text, Texts
+from tqdbproxy.postgres.unit import PORTAL, STATEMENT, Unit
+
+
+class Shape(Enum):
+    """What the bytes are, if not a unit."""
+
+    OTHER = "none of our business"
+    MORE = "the beginning of a unit; the rest isn't there yet"
+    PIPELINE = "a unit, and then another one"
+
+
+NEXT = {
+    PARSE: (BIND,),
+    BIND: (DESCRIBE, EXECUTE),
+    DESCRIBE: (EXECUTE,),
+    EXECUTE: (CLOSE, SYNC),
+    CLOSE: (SYNC,),
+}
+
+
+def query(raw: bytes, text: Text) -> Unit:
+    """The unit that is one Query message."""
+    return Unit(raw, text, simple=True)
+
+
+def ends_here(data: bytes, end: int) -> bool:
+    """Whether nothing but a Terminate follows: the client waits for its answer, or leaves without it."""
+    return end == len(data) or (data[end] == TERMINATE and end + HEADER_SIZE == len(data))
+
+
+def extended(data: bytes, texts: Texts, prepared: Prepared) -> Unit | Shape:
+    """The extended-protocol unit at the beginning of ``data``. Raises `FramingError` for an impossible length."""
+    places: dict[int, tuple[int, int]] = {}
+    at, allowed = 0, (PARSE, BIND)
+    while True:
+        if at + HEADER_SIZE > len(data):
+            return Shape.MORE
+        kind = data[at]
+        if kind not in allowed:
+            return Shape.OTHER
+        end = end_of_frame(data, at)
+        if end > len(data):
+            return Shape.MORE
+        if kind == SYNC:
+            break
+        places[kind] = (at, end)
+        at, allowed = end, NEXT[kind]
+    if not ends_here(data, end):
+        return Shape.PIPELINE
+    try:
+        return _unit(data[:end], places, texts, prepared) or Shape.OTHER
+    except FramingError:
+        return Shape.OTHER  # malformed inside: the server has the words for it
+
+
+def _unit(raw: bytes, places: dict[int, tuple[int, int]], texts: Texts, prepared: Prepared) -> Unit | None:
+    bind = Bind.parse(raw, *places[BIND])
+    if not _executes_all(raw, places[EXECUTE][0], bind.portal):
+        return None
+    describe = _describes(raw, places.get(DESCRIBE), bind)
+    if describe is None or (CLOSE in places and raw[slice(*places[CLOSE])][5:] != b"P%b\0" % bind.portal):
+        return None
+    if PARSE in places:
+        parse = Parse.parse(raw, *places[PARSE])
+        if parse.name or bind.statement:
+            return None
+        text, types = texts.look(parse.text), parse.types
+    else:
+        statement = prepared.get(bind.statement)
+        if statement is None:
+            return None
+        text, types = statement.text, statement.types
+    unit = Unit(
+        raw, text, types=types, tail=bind.tail, parse=PARSE in places, describe=describe, close=CLOSE in places
+    )
+    unit.asks()  # raises if the Bind is malformed
+    return unit
+
+
+def _executes_all(raw: bytes, at: int, portal: bytes) -> bool:
+    """An Execute of the portal that was bound, without a row limit."""
+    return raw[at + HEADER_SIZE : at + HEADER_SIZE + len(portal) + 5] == portal + bytes(5)
+
+
+def _describes(raw: bytes, place: tuple[int, int] | None, bind: Bind) -> int | None:
+    """What the Describe asks about; 0 without one, None if it asks about something else than what was bound."""
+    if place is None:
+        return 0
+    what = raw[place[0] + HEADER_SIZE]
+    if what not in (PORTAL, STATEMENT):
+        return None
+    name = raw[place[0] + HEADER_SIZE + 1 : place[1]]
+    return what if name == (bind.portal if what == PORTAL else bind.statement) + b"\0" else None

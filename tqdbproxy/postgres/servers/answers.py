@@ -1,0 +1,95 @@
+"""The server's answer to a batch, cut apart again: to each member what it would have got alone.
+
+The law of this module: no I/O, and no byte of a member's rows, notices or tag is changed or decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tqdbproxy.postgres.framing import frames
+from tqdbproxy.postgres.messages import (
+    COMMAND_COMPLETE,
+    DATA_ROW,
+    ERROR_RESPONSE,
+    NO_DATA,
+    NOTICE_RESPONSE,
+    NOTIFICATION_RESPONSE,
+    PARAMETER_DESCRIPTION,
+    PARAMETER_STATUS,
+    PARSE_COMPLETE,
+    ROW_DESCRIPTION,
+    error_fields,
+)
+from tqdbproxy.postgres.unit import PORTAL, Asked, Unit
+
+MEMBER_ROWS = frozenset({DATA_ROW, NOTICE_RESPONSE})
+DESCRIPTIONS = frozenset({ROW_DESCRIPTION, NO_DATA, PARAMETER_DESCRIPTION})
+CONNECTION_ONLY = frozenset({NOTIFICATION_RESPONSE, PARAMETER_STATUS})
+
+
+@dataclass(slots=True)
+class Answer:
+    """What came back.
+
+    ``replies`` has one entry for each member whose statement was completed; if ``sqlstate`` is set, the statement of
+    the member after those failed, or the commit did if there is none. ``parsed`` counts confirmed Parse messages;
+    ``aside`` holds frames that concern the connection's own session.
+    """
+
+    replies: list[bytes] = field(default_factory=list)
+    sqlstate: str = ""
+    parsed: int = 0
+    aside: list[bytes] = field(default_factory=list)
+
+
+class Cutter:
+    """Walks over the whole answer once."""
+
+    def __init__(self, units: Sequence[Unit], asked: Sequence[Asked]) -> None:
+        """``asked``: what the batch wanted described, in the order of the Describe messages."""
+        self._units = units
+        self._asked = list(asked)
+        self._described: dict[Asked, bytes] = {}
+        self._same: dict[tuple[object, ...], bytes] = {}
+
+    def cut(self, data: bytes) -> Answer:
+        """``data`` is the whole answer, from the first message to ReadyForQuery."""
+        answer = Answer()
+        rows: list[bytes] = []
+        descriptions = 0
+        for kind, begin, end in frames(data):
+            if kind == COMMAND_COMPLETE:
+                unit = self._units[len(answer.replies)]
+                answer.replies.append(self._reply(unit, rows, data[begin:end]))
+                rows = []
+            elif kind in MEMBER_ROWS:
+                rows.append(data[begin:end])
+            elif kind == PARSE_COMPLETE:
+                answer.parsed += 1
+            elif kind in DESCRIPTIONS:
+                descriptions += self._describe(self._asked[descriptions], kind, data[begin:end])
+            elif kind in CONNECTION_ONLY:
+                answer.aside.append(data[begin:end])
+            elif kind == ERROR_RESPONSE:
+                answer.sqlstate = error_fields(data, begin, end).get("C", "XX000")
+        return answer
+
+    def _describe(self, asked: Asked, kind: int, description: bytes) -> int:
+        """Keep a description; 1 if it was the last frame of it."""
+        if asked.what == PORTAL and kind == NO_DATA:
+            description = b""
+        self._described[asked] = self._described.get(asked, b"") + description
+        return int(kind != PARAMETER_DESCRIPTION)
+
+    def _reply(self, unit: Unit, rows: list[bytes], complete: bytes) -> bytes:
+        asked = unit.asks()
+        if asked is not None or rows:
+            return unit.reply(self._described[asked] if asked else b"", b"".join(rows), complete)
+        # Most members of a batch get the same bytes: put them together once.
+        shape = (unit.simple, unit.parse, unit.describe, unit.close, complete)
+        reply = self._same.get(shape)
+        if reply is None:
+            reply = self._same[shape] = unit.reply(b"", b"", complete)
+        return reply

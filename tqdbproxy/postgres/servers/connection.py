@@ -1,0 +1,304 @@
+"""One server connection: it carries a session's own bytes, and now and then a batch.
+
+The forward lane's law holds here: one walk over the headers of what the server says, one write of the same bytes to
+the client; only ReadyForQuery, ParameterStatus, ErrorResponse and the beginning of a COPY are looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.python.failure import Failure
+
+from tqdbproxy.core.writebatch.types import Lost, Outcome
+from tqdbproxy.errors import ServerClosed
+from tqdbproxy.postgres.framing import HEADER_SIZE, MAX_LENGTH, MIN_LENGTH, FramingError, length_at
+from tqdbproxy.postgres.messages import (
+    COPY_BOTH_RESPONSE,
+    COPY_IN_RESPONSE,
+    ERROR_RESPONSE,
+    PARAMETER_STATUS,
+    PARSE_COMPLETE,
+    CLOSE_COMPLETE,
+    READY_FOR_QUERY,
+    SSL_REQUEST_PACKET,
+    TERMINATE_FRAME,
+    StartupMessage,
+    parameter_status,
+)
+from tqdbproxy.postgres.servers.batches import Exchange
+from tqdbproxy.postgres.servers.counts import Counts
+from tqdbproxy.postgres.servers.login import Login
+from tqdbproxy.postgres.servers.statements import Statements
+
+WHOLE = frozenset({READY_FOR_QUERY, PARAMETER_STATUS})
+"""Frames that are held until they are complete."""
+
+MARKED = frozenset({ERROR_RESPONSE, COPY_IN_RESPONSE, COPY_BOTH_RESPONSE})
+"""Frames that matter by their type alone."""
+
+WATCHED = bytes(kind in WHOLE | MARKED for kind in range(256))
+WATCHED_SWALLOWING = bytes(kind in WHOLE | MARKED | {PARSE_COMPLETE, CLOSE_COMPLETE} for kind in range(256))
+
+
+class Owner(Protocol):
+    """The session that a connection belongs to, as the connection sees it."""
+
+    def unit_done(self, status: int, failed: bool) -> None:
+        """A ReadyForQuery came: one more unit is over. Called before its bytes go to the client."""
+
+    def parameter_changed(self, name: bytes, value: bytes) -> None:
+        """The server reported a setting."""
+
+    def copy_began(self) -> None:
+        """The server waits for COPY data."""
+
+
+class Server(Protocol):
+    """The server that a connection leads to, as the connection sees it."""
+
+    group: str
+    counts: Counts
+
+    def cancel(self, key: bytes) -> Deferred[None]:
+        """Send a cancel request; fires when the server has taken it, or can't."""
+
+
+class ServerConnection(TwistedProtocol):
+    """A session's connection to its server.
+
+    ``closed`` fires when it is lost. ``cancelling`` counts cancel requests on their way to this server process: while
+    there are any, a batch that ran here could be hit by one.
+    """
+
+    transport: Any
+
+    def __init__(self, server: Server) -> None:
+        self.counts = server.counts
+        self.group = server.group
+        self.tls = False
+        self.said_why = False
+        self._server = server
+        self._tls_answer: Deferred[bool] | None = None
+        self.statements = Statements()
+        self.closed: Deferred[None] = Deferred()
+        self.alive = False
+        self.cancelling = 0
+        self._login: Login | None = None
+        self._logged_in: Deferred[Login] | None = None
+        self._owner: Owner | None = None
+        self._caught_up: Callable[[], None] = _nothing
+        self._to_client: Callable[[bytes], None] = _drop
+        self._exchange: Exchange | None = None
+        self._outcome: Deferred[Outcome] | None = None
+        self._held = b""
+        self._skip = 0
+        self._failed = False
+        self._swallow = 0
+        self._watched = WATCHED
+
+    def connectionMade(self) -> None:
+        """See `twisted.internet.protocol.Protocol`."""
+        self.alive = True
+        self.counts.connections += 1
+
+    def request_tls(self) -> Deferred[bool]:
+        """Ask whether the server speaks TLS (manual, "SSL Session Encryption"). Fails with `ServerClosed`."""
+        self._tls_answer = Deferred()
+        self.transport.write(SSL_REQUEST_PACKET)
+        return self._tls_answer
+
+    def dataReceived(self, data: bytes) -> None:
+        """See `twisted.internet.protocol.Protocol`; until the login is done."""
+        if self._tls_answer is not None and data in (b"S", b"N"):
+            answer, self._tls_answer = self._tls_answer, None
+            answer.callback(data == b"S")
+        elif self._login is not None and self._logged_in is not None:
+            self._login_received(data, self._login)
+        else:
+            # More than the one byte: somebody in between has injected it (CVE-2021-23222). Or nobody asked.
+            self.transport.abortConnection()
+
+    def _login_received(self, data: bytes, login: Login) -> None:
+        try:
+            out = login.from_server(data)
+        except FramingError:
+            self.transport.abortConnection()
+            return
+        self.said_why = self.said_why or login.refused
+        if out:
+            self._to_client(out)
+        if login.done:
+            self.dataReceived = self._forward  # type: ignore[method-assign]
+            self.transport.rebind()
+            logged_in, self._logged_in = self._logged_in, None
+            if logged_in is not None:
+                logged_in.callback(login)
+            if login.from_server_rest:
+                self._forward(login.from_server_rest)
+
+    def connectionLost(self, reason: Failure = Failure(ServerClosed())) -> None:
+        """See `twisted.internet.protocol.Protocol`."""
+        self.alive = False
+        self.counts.connections -= 1
+        for waiting in (self._tls_answer, self._logged_in):
+            if waiting is not None:
+                waiting.errback(Failure(ServerClosed("the server closed the connection unexpectedly")))
+        self._tls_answer = self._logged_in = None
+        if self._outcome is not None:
+            self._end_batch(Lost(sent=True))
+        self.closed.callback(None)
+
+    def log_in(
+        self, message: StartupMessage, client_tls: bool, to_client: Callable[[bytes], None]
+    ) -> Deferred[Login]:
+        """Send the client's start-up packet and relay until the server is ready; fails with `ServerClosed`."""
+        self._login = Login(tls=client_tls or self.tls, tls_both=client_tls and self.tls)
+        self._to_client = to_client
+        self._logged_in = Deferred()
+        self.transport.write(message.raw)
+        return self._logged_in
+
+    def relay(self, data: bytes) -> None:
+        """Send the client's part of the authentication. Raises what `Login.from_client` raises."""
+        if self._login is not None:
+            self.transport.write(self._login.from_client(data))
+
+    def belong_to(self, owner: Owner, caught_up: Callable[[], None]) -> None:
+        """The login is over: tell ``owner`` what must be known of what comes by.
+
+        ``caught_up`` is called when all bytes of a chunk that ended at least one unit are written to the client.
+        """
+        self._owner = owner
+        self._caught_up = caught_up
+
+    def pipe(self) -> None:
+        """Pass everything on unseen from here on: a replication connection."""
+        self.dataReceived = self._to_client  # type: ignore[method-assign, assignment]
+        self.transport.rebind()
+
+    def swallow(self, replies: int) -> None:
+        """The next ``replies`` ParseComplete or CloseComplete answer messages of the proxy, not of the client."""
+        self._swallow = replies
+        self._watched = WATCHED_SWALLOWING if replies else WATCHED
+
+    def client_sends_no_more(self) -> None:
+        """The client's end is closed for sending: so is this one, and the server ends when it has done what it has."""
+        if self.alive and not self.transport.loseWriteConnection():
+            self.transport.write(TERMINATE_FRAME)
+
+    def orphan(self) -> None:
+        """The client is gone: let the server finish what it has, and end."""
+        self._to_client = _drop
+        if self.alive:
+            self.transport.unregisterProducer()
+            self.transport.resumeProducing()
+            self.client_sends_no_more()
+
+    def cancel(self, key: bytes) -> None:
+        """Ask the server to cancel what this connection's session does; until it has heard, nothing is lent here."""
+        if self.alive and self._exchange is None:
+            self.cancelling += 1
+            self._server.cancel(key).addBoth(self._cancelled)
+
+    def _cancelled(self, _result: object) -> None:
+        self.cancelling -= 1
+
+    # The forward lane
+
+    def _forward(self, data: bytes) -> None:
+        if self._exchange is not None:
+            self._batch_received(data)
+            return
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        size = len(data)
+        at = self._skip
+        watched = self._watched
+        units = 0
+        while at + HEADER_SIZE <= size:
+            kind = data[at]
+            length = length_at(data, at + 1)[0]
+            end = at + 1 + length
+            if length < MIN_LENGTH or length > MAX_LENGTH:
+                self.transport.abortConnection()
+                return
+            if watched[kind]:
+                if end > size and kind in WHOLE:
+                    break
+                if kind == READY_FOR_QUERY:
+                    units += 1
+                    self._owner.unit_done(data[at + 5], self._failed)  # type: ignore[union-attr]
+                    self._failed = False
+                elif self._watch(kind, data, at):
+                    data = data[:at] + data[end:]
+                    size, end, watched = len(data), at, self._watched
+            at = end
+        if at < size:
+            self._held, self._skip = data[at:], 0
+            data = data[:at]
+        else:
+            self._skip = at - size
+        if data:
+            self._to_client(data)
+        if units:
+            self.counts.units += units
+            self._caught_up()
+
+    def _watch(self, kind: int, data: bytes, at: int) -> bool:
+        """Note what a frame tells; True if it isn't the client's."""
+        if kind == ERROR_RESPONSE:
+            self._failed = True
+            self.swallow(0)
+        elif kind == PARAMETER_STATUS:
+            self._owner.parameter_changed(*parameter_status(data, at))  # type: ignore[union-attr]
+        elif kind in MARKED:
+            self._owner.copy_began()  # type: ignore[union-attr]
+        else:
+            self.swallow(self._swallow - 1)
+            return True
+        return False
+
+    # The batch lane
+
+    @property
+    def lendable(self) -> bool:
+        """Whether a batch may run here now, given that the session waits: nothing half read, nothing half cancelled."""
+        return self.alive and self._exchange is None and not (self.cancelling or self._held or self._skip)
+
+    def run(self, exchange: Exchange) -> Deferred[Outcome]:
+        """Execute a batch here; the session that the connection belongs to waits for it. Cancelling gives up."""
+        self._exchange = exchange
+        self._outcome = Deferred(self._give_up)
+        self.counts.batches += 1
+        self.transport.write(exchange.request)
+        return self._outcome
+
+    def _give_up(self, _outcome: Deferred[Outcome]) -> None:
+        self._end_batch(Lost(sent=True))
+        self.transport.abortConnection()
+
+    def _batch_received(self, data: bytes) -> None:
+        outcome = self._exchange.receive(data)  # type: ignore[union-attr]
+        if outcome is not None:
+            self._end_batch(outcome)
+
+    def _end_batch(self, outcome: Outcome) -> None:
+        exchange, self._exchange = self._exchange, None
+        deferred, self._outcome = self._outcome, None
+        for raw in exchange.aside if exchange else ():
+            self._forward(raw)
+        if deferred is not None:
+            deferred.callback(outcome)
+
+
+def _drop(_data: bytes) -> None:
+    """There is no client any more."""
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""

@@ -1,0 +1,96 @@
+"""One server: how it is reached, with or without TLS, and how it is asked to cancel something.
+
+The law of this module: it makes connections and keeps none; sockets are opened by the function that it is given.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from ssl import SSLContext
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Protocol
+
+from twisted.python.failure import Failure
+
+from tqdbproxy.logs import logger
+from tqdbproxy.addresses import TcpAddress, UnixAddress
+from tqdbproxy.errors import ServerUnreachable
+from tqdbproxy.postgres.messages import CANCEL_REQUEST, StartupMessage
+from tqdbproxy.postgres.servers.connection import ServerConnection
+from tqdbproxy.postgres.servers.counts import Counts
+
+log = logger(__name__)
+
+Dial = Callable[[TcpAddress | UnixAddress, Protocol, float], Deferred[Any]]
+"""Connects a protocol to an address within so many seconds; fails with `ServerUnreachable`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTls:
+    """``context`` None: no TLS. ``required``: better no connection than one in clear."""
+
+    context: SSLContext | None = None
+    required: bool = False
+
+
+class PrimaryServer:
+    """The server that a group's sessions are connected to. ``name`` is its label in the metrics."""
+
+    def __init__(
+        self, group: str, address: TcpAddress | UnixAddress, tls: ServerTls, connect_timeout_s: float, dial: Dial
+    ) -> None:
+        self.group = group
+        self.name = f"{group}/primary"
+        self.counts = Counts()
+        self.address = address
+        # As libpq: nobody is between us and a Unix socket.
+        self._tls = ServerTls() if isinstance(address, UnixAddress) else tls
+        self._timeout_s = connect_timeout_s
+        self._dial = dial
+
+    def connect(self, _message: StartupMessage | None = None) -> Deferred[ServerConnection]:
+        """A new connection, encrypted if it has to be, before its login. Fails with `ServerUnreachable`."""
+        connection = ServerConnection(self)
+        return self._open(connection).addCallback(lambda _none: connection)
+
+    def cancel(self, key: bytes) -> Deferred[None]:
+        """Ask the server to cancel what the process with ``key`` does; fires when it has closed the connection."""
+        request = ServerConnection(self)
+        packet = struct.pack("!II", 8 + len(key), CANCEL_REQUEST) + key
+        opened = self._open(request)
+        opened.addCallback(lambda _none: request.transport.write(packet))
+        opened.addCallback(lambda _none: request.closed)
+        opened.addErrback(lambda failure: log.warn("cancel request: {why}", why=failure.getErrorMessage()))
+        return opened
+
+    def _open(self, connection: ServerConnection) -> Deferred[None]:
+        opened = self._dial(self.address, connection, self._timeout_s)
+        if self._tls.context is not None:
+            opened.addCallback(lambda _wire: connection.request_tls())
+            opened.addCallback(self._secure, connection)
+            opened.addErrback(self._failed, connection)
+        return opened
+
+    def _secure(self, offered: bool, connection: ServerConnection) -> Deferred[None] | None:
+        if not offered:
+            if self._tls.required:
+                raise ServerUnreachable(f"{self.address}: the server does not speak TLS, but sslmode requires it")
+            return None
+        connection.tls = True
+        host = self.address.host if isinstance(self.address, TcpAddress) else ""
+        secured: Deferred[None] = connection.transport.start_tls(
+            self._tls.context, server_side=False, server_hostname=host
+        )
+        return secured
+
+    def _failed(self, failure: Failure, connection: ServerConnection) -> Failure:
+        connection.transport.abortConnection()
+        if failure.check(ServerUnreachable):
+            return failure
+        return Failure(ServerUnreachable(f"{self.address}: TLS: {failure.getErrorMessage()}"))
+
+

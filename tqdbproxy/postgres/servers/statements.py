@@ -1,0 +1,54 @@
+"""The proxy's own prepared statements on one server connection.
+
+They have names under a reserved prefix and are few, so that lending a connection leaves no trace that its client could
+trip over. The law of this module: it lists only what the server has confirmed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+
+PREFIX = b"_tqdb_"
+KEPT_STATEMENTS = 32
+
+
+class Statements:
+    """Names by template, the least recently used first. A batch may add more than `KEPT_STATEMENTS`; the next one closes
+    the surplus."""
+
+    __slots__ = ("_counter", "_known")
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[Hashable, bytes] = OrderedDict()
+        self._counter = 0
+
+    def __contains__(self, template: Hashable) -> bool:
+        return template in self._known
+
+    def use(self, template: Hashable) -> bytes | None:
+        """The name of the statement for ``template``, from now on the most recently used one; None: not there."""
+        name = self._known.get(template)
+        if name is not None:
+            self._known.move_to_end(template)
+        return name
+
+    def new_name(self) -> bytes:
+        """A name that was never used on this connection."""
+        self._counter += 1
+        return b"%b%d" % (PREFIX, self._counter)
+
+    def add(self, template: Hashable, name: bytes) -> None:
+        """The server has confirmed that it has parsed it."""
+        self._known[template] = name
+
+    def surplus(self) -> list[bytes]:
+        """Names that are too many; they count as closed from now on."""
+        return [self._known.popitem(last=False)[1] for _ in range(len(self._known) - KEPT_STATEMENTS)]
+
+    def forget(self, template: Hashable | None = None) -> None:
+        """The server no longer has the one for ``template``, or any of them."""
+        if template is None:
+            self._known.clear()
+        else:
+            self._known.pop(template, None)

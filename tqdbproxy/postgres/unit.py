@@ -1,0 +1,106 @@
+"""A unit: what a client sends before it waits, when it is one statement that the proxy understands.
+
+The law of this module: what the client sent stays as raw bytes; a reply is put together from the server's raw bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tqdbproxy.postgres.messages import (
+    BIND_COMPLETE_FRAME,
+    CLOSE_COMPLETE_FRAME,
+    NO_DATA_FRAME,
+    PARSE_COMPLETE_FRAME,
+    READY_IDLE_FRAME,
+    result_formats,
+)
+
+if TYPE_CHECKING:
+    from tqdbproxy.postgres.sql import Text
+
+NO_PARAMETERS = bytes(6)
+"""The tail of a Bind without parameters and with text results: three counts of zero."""
+
+NO_TYPES = bytes(2)
+
+PORTAL, STATEMENT = b"PS"
+"""What a Describe may ask about."""
+
+
+class Asked(NamedTuple):
+    """What is described: a `STATEMENT`, or a `PORTAL` with these raw result formats."""
+
+    what: int
+    template: Hashable
+    formats: bytes = b""
+
+
+class Unit:
+    """One statement between two Syncs, or one Query.
+
+    :param raw: the unit as the client sent it; what the forward lane sends if it comes to that.
+    :param types: count and OIDs of the parameters that its Parse declared, raw.
+    :param tail: its Bind after the two names, raw.
+    :param describe: `PORTAL`, `STATEMENT` or 0: what its Describe asked about.
+    :param simple: it is a Query message.
+    """
+
+    __slots__ = ("close", "describe", "parse", "raw", "server", "simple", "tail", "text", "types")
+
+    def __init__(
+        self,
+        raw: bytes,
+        text: Text,
+        *,
+        types: bytes = NO_TYPES,
+        tail: bytes = NO_PARAMETERS,
+        parse: bool = False,
+        describe: int = 0,
+        close: bool = False,
+        simple: bool = False,
+    ) -> None:
+        self.raw = raw
+        self.text = text
+        self.types = types
+        self.tail = tail
+        self.parse = parse
+        self.describe = describe
+        self.close = close
+        self.simple = simple
+        self.server: Any = None
+        """The server connection of the session that sent it; set when the unit leaves the forward lane."""
+
+    @property
+    def template(self) -> Hashable:
+        """What two units must have in common to be executed with one prepared statement."""
+        return self.text.stripped, self.types
+
+    def asks(self) -> Asked | None:
+        """What the server has to describe for its reply; a statement that returns nothing needs no question."""
+        if self.describe == STATEMENT:
+            return Asked(STATEMENT, self.template)
+        if (self.simple or self.describe) and self.text.returning:
+            return Asked(PORTAL, self.template, result_formats(self.tail))
+        return None
+
+    def reply(self, described: bytes, rows: bytes, complete: bytes) -> bytes:
+        """What the server would have sent to this client alone: its answer, up to and including ReadyForQuery.
+
+        :param described: RowDescription (after ParameterDescription, for a statement) or nothing.
+        :param rows: DataRow and NoticeResponse frames; ``complete``: the CommandComplete frame.
+        """
+        if self.simple:
+            return b"".join((described, rows, complete, READY_IDLE_FRAME))
+        return b"".join(
+            (
+                PARSE_COMPLETE_FRAME if self.parse else b"",
+                BIND_COMPLETE_FRAME,
+                (described or NO_DATA_FRAME) if self.describe else b"",
+                rows,
+                complete,
+                CLOSE_COMPLETE_FRAME if self.close else b"",
+                READY_IDLE_FRAME,
+            )
+        )

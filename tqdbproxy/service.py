@@ -1,0 +1,220 @@
+"""Where the parts are put together; the only importer of the reactor.
+
+The law of this module: it makes, connects, starts and stops; it decides nothing about a statement.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+from typing import Any, cast
+
+from prometheus_client import CollectorRegistry
+from twisted.application.service import Service
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IReactorCore, IReactorTime
+from twisted.internet.protocol import Factory
+
+from tqdbproxy import config, logs, tls, transport
+from tqdbproxy.addresses import POSTGRES_PORT, EndpointDescription, TcpAddress, UnixAddress
+from tqdbproxy.core.metrics import Metrics
+from tqdbproxy.core.routing import Rules
+from tqdbproxy.core.writebatch.manager import Manager
+from tqdbproxy.core.writebatch.types import Limits
+from tqdbproxy.errors import ProxyError
+from tqdbproxy.postgres.clients.hub import ClientLimits, Hub
+from tqdbproxy.postgres.clients.opening import ClientProtocol
+from tqdbproxy.postgres.servers.executor import BatchExecutor
+from tqdbproxy.postgres.servers.primary import PrimaryServer, ServerTls
+from tqdbproxy.postgres.sql import Texts
+from tqdbproxy.settings import GroupSettings, Settings, WriteBatchSettings
+from tqdbproxy.web import metrics_site
+
+reactor = cast(Any, _reactor)
+log = logs.logger(__name__)
+
+
+class ProxyService(Service):
+    """The daemon. Made, it has bound its sockets; started, it accepts; stopped, it drains first."""
+
+    def __init__(self, settings: Settings, path: str | None) -> None:
+        self.name = "tqdbproxy"
+        self._settings = settings
+        self._path = path
+        registry = CollectorRegistry()
+        self._metrics = Metrics(registry, settings.metrics.max_callers, reactor.seconds)
+        self._batches = Manager(
+            _batch_limits(settings.write_batch), BatchExecutor(), self._metrics, cast(IReactorTime, reactor)
+        )
+        self._server = _server(settings.groups[settings.postgres.default])
+        self._hub = Hub(
+            connect=self._server.connect,
+            batches=self._batches,
+            metrics=self._metrics,
+            clock=cast(IReactorTime, reactor),
+            limits=ClientLimits(),
+            rules=Rules(),
+            texts=Texts(max_hint_ms=settings.write_batch.max_hint_ms),
+        )
+        self._apply(settings)
+        self._site = metrics_site(registry)
+        self._listeners = [transport.Listener(address) for address in _client_addresses(settings)]
+        self._metrics_listeners = [
+            transport.Listener(address) for address in settings.metrics.listen if isinstance(address, TcpAddress)
+        ]
+        self._ports: list[Any] = []
+        self._show()
+
+    # Start and stop
+
+    def startService(self) -> None:
+        """See `twisted.application.service.IService`."""
+        super().startService()
+        signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(self.reload))
+        # In the loop's first iteration: at startup it doesn't run yet, and asyncio would take another one.
+        cast(IReactorCore, reactor).callWhenRunning(reactor.callLater, 0, self._start)
+
+    def _start(self) -> None:
+        self._batches.start()
+        for listener in self._listeners:
+            listener.start(self._client)
+            log.info("clients connect to {address}", address=listener.address)
+        for listener in self._metrics_listeners:
+            listener.start(lambda: self._site.buildProtocol(None))
+            log.info("metrics at http://{address}/metrics", address=listener.address)
+        for address in self._settings.postgres.listen:
+            if isinstance(address, EndpointDescription):
+                self._listen_on(address, Factory.forProtocol(self._client))
+        for address in self._settings.metrics.listen:
+            if isinstance(address, EndpointDescription):
+                self._listen_on(address, self._site)
+        log.info("group {group} is at {address}", group=self._server.group, address=self._server.address)
+        # What has been made until now stays: the collector needn't look at it again.
+        gc.collect()
+        gc.freeze()
+
+    def _client(self) -> ClientProtocol:
+        return ClientProtocol(self._hub)
+
+    def _listen_on(self, address: EndpointDescription, factory: Any) -> None:
+        listening = serverFromString(reactor, address.text).listen(factory)
+        listening.addCallbacks(self._ports.append, self._cannot_listen, errbackArgs=(address,))
+
+    def _cannot_listen(self, failure: Any, address: EndpointDescription) -> None:
+        log.critical("can't listen on {address}: {why}", address=address, why=failure.getErrorMessage())
+        reactor.stop()
+
+    def stopService(self) -> Deferred[Any]:
+        """Accept no more, execute and answer what waits, end the sessions; see `Hub.close`."""
+        super().stopService()
+        log.info("draining {count} clients", count=len(self._hub.clients))
+        for listener in self._listeners:
+            listener.stop()
+        closing = [port.stopListening() for port in self._ports]
+        drained = DeferredList([self._hub.close(), *(d for d in closing if d is not None)])
+        return drained.addBoth(self._stopped)
+
+    def _stopped(self, _result: Any) -> None:
+        self._batches.stop()
+        for listener in self._metrics_listeners:
+            listener.stop()
+
+    # Settings
+
+    def reload(self) -> None:
+        """Read the configuration again; what is wrong is logged, and then all stays as it was."""
+        if self._path is None:
+            log.warn("nothing to reload: there is no configuration file")
+            return
+        try:
+            settings = config.load(self._path, os.environ)
+            fixed = _not_reloadable(self._settings, settings)
+            self._apply(settings)
+        except ProxyError as problem:
+            log.error("configuration not reloaded: {problem}", problem=problem)
+            return
+        for name in fixed:
+            log.warn("{name} has changed, which takes a restart", name=name)
+        self._settings = settings
+        log.info("configuration reloaded")
+
+    def _apply(self, settings: Settings) -> None:
+        """Put into force all that can change while the proxy runs. Raises `ConfigError` before anything has changed."""
+        context = None
+        if settings.postgres.tls != "off":
+            context = tls.for_clients(settings.postgres.tls_cert, settings.postgres.tls_key)
+        self._hub.tls_context = context
+        self._hub.tls_required = settings.postgres.tls == "require"
+        limits = settings.limits
+        self._hub.limits = ClientLimits(limits.max_clients, limits.login_timeout_s, limits.shutdown_timeout_s)
+        self._hub.rules = Rules(settings.write_batch.enabled, settings.write_batch.max_batch_bytes)
+        self._batches.limits = _batch_limits(settings.write_batch)
+        logs.set_level(settings.log.level)
+
+    def _show(self) -> None:
+        """Gauges that are read from the parts when somebody asks."""
+        counts = self._server.counts
+        self._metrics.gauge(
+            "tqdbproxy_clients", "Client connections, by state", lambda: self._hub.states(), ("state",)
+        )
+        self._metrics.gauge(
+            "tqdbproxy_server_connections",
+            "Server connections, by state",
+            lambda: {("open",): float(counts.connections)},
+            ("state",),
+        )
+        self._metrics.counter(
+            "tqdbproxy_database_queries_total",
+            "Statements and batches sent to each server",
+            lambda: {(self._server.name,): float(counts.units + counts.batches)},
+            ("replica",),
+        )
+
+
+def make_service(settings: Settings, path: str | None) -> ProxyService:
+    """The daemon with these settings, read from ``path``; its sockets are bound. Raises `ConfigError`."""
+    return ProxyService(settings, path)
+
+
+def _server(group: GroupSettings) -> PrimaryServer:
+    context = tls.for_servers(group.sslmode, group.sslrootcert)
+    server_tls = ServerTls(context, required=group.sslmode != "prefer")
+    return PrimaryServer(group.name, group.primary, server_tls, group.connect_timeout_s, transport.connect)
+
+
+def _batch_limits(settings: WriteBatchSettings) -> Limits:
+    return Limits(
+        settings.max_batch_size,
+        settings.max_batch_bytes,
+        settings.max_pending,
+        settings.early_quorum,
+        settings.timeout_s,
+    )
+
+
+def _client_addresses(settings: Settings) -> list[TcpAddress | str]:
+    """The sockets to bind for clients; a directory gets libpq's name for the socket in it."""
+    addresses = [a for a in settings.postgres.listen if isinstance(a, TcpAddress)]
+    path = settings.postgres.socket
+    if path is None:
+        return [*addresses]
+    port = addresses[0].port if addresses else POSTGRES_PORT
+    return [*addresses, UnixAddress(path, port).path if os.path.isdir(path) else path]
+
+
+def _not_reloadable(old: Settings, new: Settings) -> list[str]:
+    """Names of what has changed in vain."""
+    pairs = {
+        "[postgres] listen": (old.postgres.listen, new.postgres.listen),
+        "[postgres] socket": (old.postgres.socket, new.postgres.socket),
+        "[postgres] default": (old.postgres.default, new.postgres.default),
+        "[postgres.NAME]": (old.groups, new.groups),
+        "[metrics]": (old.metrics, new.metrics),
+        "[write_batch] max_hint_ms": (old.write_batch.max_hint_ms, new.write_batch.max_hint_ms),
+    }
+    return [name for name, (before, after) in pairs.items() if before != after]
+
+

@@ -1,0 +1,344 @@
+"""uvloop's transports under Twisted's protocols: the only module that knows asyncio.
+
+Twisted's own TCP transports ask the reactor for writability on every write. The transports of a uvloop loop try to
+send at once and cost about half the CPU (``docs/decisions/transports.rst``). `Wire` is the adapter: asyncio calls it
+as a protocol, a Twisted protocol uses it as its transport. The law of this module: bytes and flow control, no meaning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import stat
+import sys
+from collections.abc import Callable, Coroutine
+from ssl import SSLContext
+from typing import Any, cast
+
+import uvloop
+from twisted.internet import asyncioreactor, error
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IConsumer, IPushProducer, ITransport
+from twisted.internet.protocol import Protocol, connectionDone
+
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from tqdbproxy.logs import logger
+from tqdbproxy.addresses import TcpAddress, UnixAddress
+from tqdbproxy.errors import ConfigError, ServerUnreachable, TlsFailed
+
+log = logger(__name__)
+
+Address = TcpAddress | UnixAddress
+
+HIGH_WATER = 256 * 1024
+"""Bytes queued for a slow reader before its peer's reading is paused."""
+
+BACKLOG = 1024
+
+
+def install_reactor() -> None:
+    """Install Twisted's asyncio reactor on a uvloop loop, unless a fitting reactor is installed already.
+
+    Raises `ConfigError` if another kind of reactor was chosen (``twistd --reactor``).
+    """
+    installed = sys.modules.get("twisted.internet.reactor")
+    if installed is None:
+        loop = uvloop.new_event_loop()
+        loop.set_exception_handler(_log_loop_error)
+        asyncioreactor.install(loop)
+    elif not isinstance(installed, asyncioreactor.AsyncioSelectorReactor):
+        raise ConfigError(f"the reactor {type(installed).__name__} can't be used: start twistd without --reactor")
+
+
+def _log_loop_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    problem = context.get("exception")
+    if isinstance(problem, Exception):
+        log.failure("in a connection's callback: {what}", Failure(problem), what=context.get("message", ""))
+    else:
+        log.error("event loop: {what}", what=context.get("message", ""))
+
+
+@implementer(ITransport, IPushProducer, IConsumer)
+class Wire(asyncio.Protocol):
+    """One connection: an asyncio protocol below, a Twisted transport above.
+
+    ``write`` and ``data_received`` are bound to the other side's methods, so that the hot path has no frame of ours.
+    """
+
+    disconnecting = False
+    write: Callable[[bytes], None]
+
+    def __init__(self, protocol: Protocol) -> None:
+        self.protocol = protocol
+        self.data_received = protocol.dataReceived  # type: ignore[method-assign]
+        self._producer: IPushProducer | None = None
+        self._inner: asyncio.Transport = cast(asyncio.Transport, None)
+        self._lost = False
+
+    # asyncio calls these
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.BaseProtocol`."""
+        self._use(cast(asyncio.Transport, transport))
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self.protocol.makeConnection(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.BaseProtocol`."""
+        if self._lost:
+            return
+        self._lost = True
+        self._producer = None
+        self.protocol.connectionLost(Failure(error.ConnectionLost(str(exc))) if exc else connectionDone)
+
+    def eof_received(self) -> bool:
+        """See `asyncio.Protocol`. True: the other direction stays open (a half-closed socket)."""
+        half_closed = getattr(self.protocol, "readConnectionLost", None)
+        if half_closed is None or not self._inner.can_write_eof():
+            return False
+        half_closed()
+        return True
+
+    def pause_writing(self) -> None:
+        """See `asyncio.BaseProtocol`."""
+        if self._producer is not None:
+            self._producer.pauseProducing()
+
+    def resume_writing(self) -> None:
+        """See `asyncio.BaseProtocol`."""
+        if self._producer is not None:
+            self._producer.resumeProducing()
+
+    # Twisted protocols call these
+
+    def writeSequence(self, data: Any) -> None:
+        """See `ITransport`."""
+        self.write(b"".join(data))
+
+    def loseConnection(self) -> None:
+        """Close when everything written so far is sent."""
+        self.disconnecting = True
+        self._inner.close()
+
+    def abortConnection(self) -> None:
+        """Close now; what is queued is dropped."""
+        self.disconnecting = True
+        self._inner.abort()
+
+    def loseWriteConnection(self) -> bool:
+        """Send an end of file after what is queued, go on reading; False where the transport (TLS) can't."""
+        if self._inner.is_closing() or not self._inner.can_write_eof():
+            return False
+        self._inner.write_eof()
+        return True
+
+    def getPeer(self) -> Any:
+        """See `ITransport`: the other end's address as the socket module gives it."""
+        return self._inner.get_extra_info("peername")
+
+    def getHost(self) -> Any:
+        """See `ITransport`: our end's address as the socket module gives it."""
+        return self._inner.get_extra_info("sockname")
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """Whoever is registered is paused while more than `HIGH_WATER` bytes are queued here."""
+        self._producer = producer
+
+    def unregisterProducer(self) -> None:
+        """See `IConsumer`."""
+        self._producer = None
+
+    def pauseProducing(self) -> None:
+        """Read no further."""
+        if not self._inner.is_closing():
+            self._inner.pause_reading()
+
+    def resumeProducing(self) -> None:
+        """Read on."""
+        if not self._inner.is_closing():
+            self._inner.resume_reading()
+
+    def stopProducing(self) -> None:
+        """See `IPushProducer`."""
+        self.loseConnection()
+
+    def queued(self) -> int:
+        """Bytes written but not yet taken by the kernel."""
+        return self._inner.get_write_buffer_size()
+
+    def rebind(self) -> None:
+        """The protocol's ``dataReceived`` is another function now: call that one from here on."""
+        self.data_received = self.protocol.dataReceived  # type: ignore[method-assign]
+        self._inner.set_protocol(self)
+
+    def start_tls(
+        self, context: SSLContext, *, server_side: bool, server_hostname: str = "", received: bytes = b""
+    ) -> Deferred[str]:
+        """Wrap this connection in TLS from here on.
+
+        :param received: what the peer has sent of its handshake already (direct TLS, where the first byte is read
+            before it is known what it begins).
+        :return: the ALPN protocol that was agreed on, or an empty text. Fails with `TlsFailed`.
+        """
+        return _deferred(self._start_tls(context, server_side, server_hostname, received))
+
+    async def _start_tls(self, context: SSLContext, server_side: bool, server_hostname: str, received: bytes) -> str:
+        loop = asyncio.get_running_loop()
+        plain = self._inner
+        # At once, not when the task runs: a byte that came in between would be taken as clear text.
+        plain.pause_reading()
+        if received:
+            # `start_tls` has set its protocol by its first suspension and makes the connection one iteration later.
+            loop.call_soon(loop.call_soon, _give, plain, received)
+        try:
+            secure = await loop.start_tls(
+                plain,
+                self,
+                context,
+                server_side=server_side,
+                server_hostname=server_hostname or None,
+                ssl_shutdown_timeout=5.0,
+            )
+        except (OSError, ValueError) as problem:
+            raise TlsFailed(str(problem) or "connection closed during the TLS handshake") from problem
+        if secure is None:
+            raise TlsFailed("connection closed during the TLS handshake")
+        self._use(secure)
+        return secure.get_extra_info("ssl_object").selected_alpn_protocol() or ""
+
+    def _use(self, transport: asyncio.Transport) -> None:
+        self._inner = transport
+        self.write = transport.write
+        transport.set_write_buffer_limits(high=HIGH_WATER)
+
+
+def _give(transport: asyncio.Transport, received: bytes) -> None:
+    """Hand ``received`` to the TLS protocol of ``transport`` as if it had just been read."""
+    tls = cast(asyncio.BufferedProtocol, transport.get_protocol())
+    while received:
+        room = tls.get_buffer(len(received))
+        taken = min(len(received), len(room))
+        room[:taken] = received[:taken]
+        tls.buffer_updated(taken)
+        received = received[taken:]
+
+
+def _deferred(work: Coroutine[Any, Any, Any]) -> Deferred[Any]:
+    """Start ``work`` now; must be called while the loop runs."""
+    return Deferred.fromFuture(asyncio.get_running_loop().create_task(work))
+
+
+def connect(address: Address, protocol: Protocol, timeout_s: float) -> Deferred[Wire]:
+    """Connect ``protocol`` to ``address``; fails with `ServerUnreachable`, after ``timeout_s`` seconds at the latest."""
+    return _deferred(_connect(address, protocol, timeout_s))
+
+
+async def _connect(address: Address, protocol: Protocol, timeout_s: float) -> Wire:
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(timeout_s):
+            if isinstance(address, UnixAddress):
+                made = await loop.create_unix_connection(lambda: Wire(protocol), address.path)
+            else:
+                made = await loop.create_connection(lambda: Wire(protocol), address.host, address.port)
+    except TimeoutError:
+        raise ServerUnreachable(f"{address}: no answer within {timeout_s:g} s") from None
+    except OSError as problem:
+        raise ServerUnreachable(f"{address}: {problem.strerror or problem}") from problem
+    return cast(Wire, made[1])
+
+
+class Listener:
+    """A bound socket that starts to accept when the reactor runs.
+
+    It is bound at once, so that an address that can't be had is an error before anything has started.
+    """
+
+    def __init__(self, address: TcpAddress | str) -> None:
+        """``address`` is TCP or the path of a Unix socket. Raises `ConfigError` if it can't be bound."""
+        try:
+            self._sockets = _bind_unix(address) if isinstance(address, str) else _bind_tcp(address)
+        except OSError as problem:
+            raise ConfigError(f"can't listen on {address}: {problem.strerror or problem}") from problem
+        self.address: TcpAddress | str = address
+        if isinstance(address, TcpAddress):
+            self.address = TcpAddress(address.host, self._sockets[0].getsockname()[1])
+        self._servers: list[asyncio.Server] = []
+
+    def start(self, make_protocol: Callable[[], Protocol]) -> Deferred[None]:
+        """Accept connections, each with a new protocol; the reactor must run."""
+        return _deferred(self._start(make_protocol))
+
+    async def _start(self, make_protocol: Callable[[], Protocol]) -> None:
+        loop = asyncio.get_running_loop()
+        for sock in self._sockets:
+            create: Any = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
+            self._servers.append(await create(lambda: Wire(make_protocol()), sock=sock, backlog=BACKLOG))
+
+    def stop(self) -> None:
+        """Accept no more; connections that exist stay."""
+        for server in self._servers:
+            server.close()
+        for sock in self._sockets:
+            sock.close()
+        if isinstance(self.address, str):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.address)
+
+
+def _bind_tcp(address: TcpAddress) -> list[socket.socket]:
+    """One socket per address that the host's name stands for."""
+    sockets: list[socket.socket] = []
+    port = address.port
+    found = socket.getaddrinfo(address.host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, kind, proto, _name, where in found:
+        sock = socket.socket(family, kind, proto)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            # Port 0: the first socket chooses, the others take the same.
+            sock.bind((where[0], port, *where[2:]))
+        except OSError as problem:
+            sock.close()
+            if problem.errno == errno.EAFNOSUPPORT or (sockets and not address.host):  # a host without IPv6
+                continue
+            for other in sockets:
+                other.close()
+            raise
+        sock.setblocking(False)
+        port = port or sock.getsockname()[1]
+        sockets.append(sock)
+    return sockets
+
+
+def _bind_unix(path: str) -> list[socket.socket]:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_stale(path)
+        sock.bind(path)
+        os.chmod(path, 0o777)  # as PostgreSQL's unix_socket_permissions: who may come is the server's matter
+    except OSError:
+        sock.close()
+        raise
+    sock.setblocking(False)
+    return [sock]
+
+
+def _remove_stale(path: str) -> None:
+    """A socket file that nobody listens on is left over from a killed process."""
+    if not os.path.exists(path) or not stat.S_ISSOCK(os.stat(path).st_mode):
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
