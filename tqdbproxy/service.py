@@ -46,12 +46,13 @@ class ProxyService(Service):
         self._path = path
         registry = CollectorRegistry()
         self._metrics = Metrics(registry, settings.metrics.max_callers, reactor.seconds)
+        self._executor = BatchExecutor(reactor.seconds)
         self._batches = Manager(
-            _batch_limits(settings.write_batch), BatchExecutor(), self._metrics, cast(IReactorTime, reactor)
+            _batch_limits(settings.write_batch), self._executor, self._metrics, cast(IReactorTime, reactor)
         )
         self._server = _server(settings.groups[settings.postgres.default])
         self._hub = Hub(
-            connect=self._server.connect,
+            connect=cast(Any, self._server.connect),
             batches=self._batches,
             metrics=self._metrics,
             clock=cast(IReactorTime, reactor),
@@ -72,7 +73,7 @@ class ProxyService(Service):
 
     def startService(self) -> None:
         """See `twisted.application.service.IService`."""
-        super().startService()
+        super().startService()  # type: ignore[no-untyped-call]
         signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(self.reload))
         # In the loop's first iteration: at startup it doesn't run yet, and asyncio would take another one.
         cast(IReactorCore, reactor).callWhenRunning(reactor.callLater, 0, self._start)
@@ -109,12 +110,12 @@ class ProxyService(Service):
 
     def stopService(self) -> Deferred[Any]:
         """Accept no more, execute and answer what waits, end the sessions; see `Hub.close`."""
-        super().stopService()
+        super().stopService()  # type: ignore[no-untyped-call]
         log.info("draining {count} clients", count=len(self._hub.clients))
         for listener in self._listeners:
             listener.stop()
         closing = [port.stopListening() for port in self._ports]
-        drained = DeferredList([self._hub.close(), *(d for d in closing if d is not None)])
+        drained: Deferred[Any] = DeferredList([self._hub.close(), *(d for d in closing if d is not None)])
         return drained.addBoth(self._stopped)
 
     def _stopped(self, _result: Any) -> None:
@@ -152,14 +153,13 @@ class ProxyService(Service):
         self._hub.limits = ClientLimits(limits.max_clients, limits.login_timeout_s, limits.shutdown_timeout_s)
         self._hub.rules = Rules(settings.write_batch.enabled, settings.write_batch.max_batch_bytes)
         self._batches.limits = _batch_limits(settings.write_batch)
+        self._executor.merge = settings.write_batch.merge_inserts == "auto"
         logs.set_level(settings.log.level)
 
     def _show(self) -> None:
         """Gauges that are read from the parts when somebody asks."""
         counts = self._server.counts
-        self._metrics.gauge(
-            "tqdbproxy_clients", "Client connections, by state", lambda: self._hub.states(), ("state",)
-        )
+        self._metrics.gauge("tqdbproxy_clients", "Client connections, by state", lambda: self._hub.states(), ("state",))
         self._metrics.gauge(
             "tqdbproxy_server_connections",
             "Server connections, by state",
@@ -216,5 +216,3 @@ def _not_reloadable(old: Settings, new: Settings) -> list[str]:
         "[write_batch] max_hint_ms": (old.write_batch.max_hint_ms, new.write_batch.max_hint_ms),
     }
     return [name for name, (before, after) in pairs.items() if before != after]
-
-

@@ -23,13 +23,12 @@ from twisted.internet import asyncioreactor, error
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IConsumer, IPushProducer, ITransport
 from twisted.internet.protocol import Protocol, connectionDone
-
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tqdbproxy.logs import logger
 from tqdbproxy.addresses import TcpAddress, UnixAddress
 from tqdbproxy.errors import ConfigError, ServerUnreachable, TlsFailed
+from tqdbproxy.logs import logger
 
 log = logger(__name__)
 
@@ -224,7 +223,7 @@ def _give(transport: asyncio.Transport, received: bytes) -> None:
     """Hand ``received`` to the TLS protocol of ``transport`` as if it had just been read."""
     tls = cast(asyncio.BufferedProtocol, transport.get_protocol())
     while received:
-        room = tls.get_buffer(len(received))
+        room = memoryview(tls.get_buffer(len(received)))
         taken = min(len(received), len(room))
         room[:taken] = received[:taken]
         tls.buffer_updated(taken)
@@ -237,7 +236,7 @@ def _deferred(work: Coroutine[Any, Any, Any]) -> Deferred[Any]:
 
 
 def connect(address: Address, protocol: Protocol, timeout_s: float) -> Deferred[Wire]:
-    """Connect ``protocol`` to ``address``; fails with `ServerUnreachable`, after ``timeout_s`` seconds at the latest."""
+    """Connect ``protocol`` to ``address``; fails with `ServerUnreachable`, after ``timeout_s`` at the latest."""
     return _deferred(_connect(address, protocol, timeout_s))
 
 
@@ -253,7 +252,7 @@ async def _connect(address: Address, protocol: Protocol, timeout_s: float) -> Wi
         raise ServerUnreachable(f"{address}: no answer within {timeout_s:g} s") from None
     except OSError as problem:
         raise ServerUnreachable(f"{address}: {problem.strerror or problem}") from problem
-    return cast(Wire, made[1])
+    return made[1]
 
 
 class Listener:

@@ -21,7 +21,7 @@ CALLERS = ("file", "route", "controller", "action", "framework")
 _PAIR = re.compile(
     r"""(?:^|(?<=[\s,;]))(?P<key>[A-Za-z_]+)
         \s*[:=](?:[ \t]+(?=[^\s,:='][^\s,:=]*(?:[\s,]|$)))?
-        (?:'(?P<quoted>(?:[^'\\]|\\.)*)'|(?P<bare>[^\s,]*))""",
+        (?:'(?P<quoted>(?:[^'\\]++|\\.)*+)'|(?P<bare>[^\s,]*))""",
     re.VERBOSE | re.DOTALL,
 )
 _NUMBER = re.compile(r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")

@@ -7,8 +7,12 @@ parse_coerce.c, ``coerce_type``; parse_param.c, ``variable_coerce_param_hook``.)
 
 What is computed from constants alone is computed by the planner, even if no row ever needs it; with parameters, perhaps
 never. So ``1/0`` stays, but in a VALUES list, whose rows are always needed. What PostgreSQL wants to see as a constant
-(LIMIT, ORDER BY 1, type modifiers, the predicate of ON CONFLICT ...) is not looked for, so it stays. One difference is
-left: a number that doesn't fit its column fails an UPDATE that finds no row, but not always a lifted one.
+(LIMIT, ORDER BY 1, type modifiers, the predicate of ON CONFLICT ...) is not looked for, so it stays.
+
+Two differences are left, which depend on what a column's type is. A value that doesn't fit its column fails an UPDATE
+even if that finds no row, but not always a lifted one: ``UPDATE 0`` of a lifted statement may hide an error. And a
+string without units is read by the fields of an ``interval year`` column as a literal, but as seconds if it is a
+parameter: whoever sees that a parameter of a template is an interval calls ``Texts.keep_strings``.
 
 The law of this module: it reads trees of libpg_query; what isn't known to be equal is not given.
 """

@@ -22,7 +22,7 @@ from tqdbproxy.postgres.sqltext import pieces
 #: More parameters than this are not worth it, and PostgreSQL's limit (65535) is far.
 MAX_PARAMETERS = 2000
 #: Longer keys are not remembered, so such texts aren't lifted; nor are more than this many kept.
-MAX_KEY = 16384
+MAX_KEY = 8192
 
 # Literals that an input function reads by the clock. In a prepared statement they would be read once and for all.
 _TIMELY = re.compile(rb"now|today|tomorrow|yesterday", re.IGNORECASE)
@@ -86,19 +86,28 @@ class Lifter:
 
     __slots__ = ("_limit", "_parse", "_shapes")
 
-    def __init__(self, parse: Parse, limit: int = 2048) -> None:
+    def __init__(self, parse: Parse, limit: int = 1024) -> None:
         self._parse = parse
         self._limit = limit
         self._shapes: dict[bytes, Shape | None] = {}
 
     def lift(self, text: bytes) -> Lifted | None:
         """Lift the constants of one statement without hints. None: keep the text whole."""
-        parts = pieces(text)
+        parts = None if b"\0" in text else pieces(text)
         if parts is None:
             return None
         constants = cut(parts)
         shape = self.shape(constants)
         return shape.fill(constants) if shape is not None else None
+
+    def keep_strings(self, text: bytes) -> None:
+        """From now on keep all string constants of texts like this one."""
+        constants = cut(pieces(text) or [b""])
+        shape = self.shape(constants)
+        if shape is not None:
+            marks = MARK.findall(constants.key)
+            lifts = tuple(lifted and mark != b"s" for lifted, mark in zip(shape.lifts, marks, strict=True))
+            self._shapes[constants.key] = _shape(shape.facts, marks, lifts, shape.between, shape.timely)
 
     def shape(self, constants: Constants) -> Shape | None:
         """What is known of a text, if its constants don't matter for that; None: they do."""
@@ -128,9 +137,7 @@ class Lifter:
         if facts.several or facts.effect is not NONE or facts.by_literal or facts.kind is Kind.OTHER:
             return None
         lifts = self._lifts(tree, between, samples, _utf8(text, starts, encoding))
-        types = tuple(TYPES[mark] for mark, lifted in zip(marks, lifts, strict=True) if lifted)
-        template = _template(between, lifts, samples) if types and all(lifts) else None
-        return Shape(facts, lifts, types, between, template, is_timely(pieces(key) or []))
+        return _shape(facts, marks, lifts, between, is_timely(pieces(key) or []))
 
     def _lifts(
         self, tree: list[Node], between: tuple[bytes, ...], samples: list[bytes], starts: list[int]
@@ -148,6 +155,14 @@ class Lifter:
             # "date '2020-01-01'" can't become "date $1".
             return nothing
         return lifts if _bare(again, {}) == _bare(tree, numbers) else nothing
+
+
+def _shape(
+    facts: Facts, marks: list[bytes], lifts: tuple[bool, ...], between: tuple[bytes, ...], timely: bool
+) -> Shape:
+    types = tuple(TYPES[mark] for mark, lifted in zip(marks, lifts, strict=True) if lifted)
+    template = _template(between, lifts, marks) if types and all(lifts) else None
+    return Shape(facts, lifts, types, between, template, timely)
 
 
 def _joined(between: tuple[bytes, ...], constants: list[bytes]) -> tuple[bytes, list[int]]:

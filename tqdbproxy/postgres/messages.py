@@ -126,7 +126,7 @@ class Bind:
 
 
 def error_response(severity: str, sqlstate: str, message: str, *, detail: str = "", hint: str = "") -> bytes:
-    """An ErrorResponse (manual, "Error and Notice Message Fields"); the fields that PostgreSQL always sends, and more."""
+    """An ErrorResponse with the fields that PostgreSQL always sends (manual, "Error and Notice Message Fields")."""
     fields = [("S", severity), ("V", severity), ("C", sqlstate), ("M", message), ("D", detail), ("H", hint)]
     body = b"".join(f"{kind}{text}\0".encode() for kind, text in fields if text)
     return frame(b"E", body + b"\0")

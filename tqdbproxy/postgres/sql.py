@@ -29,8 +29,10 @@ MAX_PARSED = 32768
 #: Longer texts are not remembered, and all remembered ones together are not longer than the second.
 MAX_KEPT = 65536
 MAX_KEPT_TOTAL = 16 << 20
+#: Longer comments are read each time.
+MAX_COMMENTS = 1024
 
-_FIRST_WORD = re.compile(rb"[\s(]*([a-zA-Z]+)")
+_FIRST_WORD = re.compile(rb"[\s(]*([a-z]+)")
 _KINDS = {kind.value.encode(): kind for kind in Kind}
 
 
@@ -82,7 +84,7 @@ class Texts:
         self._max_hint_ms = max_hint_ms
         self._kept_bytes = 0
         self._unhinted = unhinted
-        self._lifter = Lifter(parse, limit)
+        self._lifter = Lifter(parse)
         self._comments: dict[tuple[bytes, ...], tuple[Hints | None, tuple[bool, ...]]] = {}
 
     def look(self, text: bytes) -> Text:
@@ -97,6 +99,17 @@ class Texts:
         found = self._study(text)
         self._keep(text, found)
         return found
+
+    def keep_strings(self, text: Text) -> None:
+        """From now on lift only the numbers of texts like this one.
+
+        For a template of which one parameter that was declared as unknown turned out to be an ``interval``: see
+        `tqdbproxy.postgres.liftable`.
+        """
+        self._lifter.keep_strings(text.stripped)
+        template = text.lifted.template if text.lifted is not None else None
+        for old in [old for old, found in self.known.items() if found.lifted and found.lifted.template == template]:
+            del self.known[old]
 
     def _keep(self, text: bytes, found: Text) -> None:
         if len(text) > MAX_KEPT:
@@ -145,13 +158,16 @@ class Texts:
     ) -> Text:
         """The text as it is, constants and all."""
         bare = uncommented(parts)
-        if is_view(bare):
-            return Text(kind=Kind.SELECT, hints=hints, view=True, stripped=b"SELECT * FROM pg_tqdb_status")
-        suspicious = any(is_suspicious(one.lower()) for one in statements(parts)) or (doubt and may_hide_a_change(bare))
+        lower = bare.lower()
+        suspicious = doubt and may_hide_a_change(bare)
+        if is_suspicious(lower):
+            if is_view(bare):
+                return Text(kind=Kind.SELECT, hints=hints, view=True, stripped=b"SELECT * FROM pg_tqdb_status")
+            suspicious = suspicious or any(is_suspicious(one.lower()) for one in statements(parts))
         if hints is None and not suspicious and not asks:
             return PLAIN
         stripped = _stripped(_kept(parts, places))
-        plain = Text(kind=_guess(bare), hints=hints, stripped=stripped)
+        plain = Text(kind=_guess(lower), hints=hints, stripped=stripped)
         if not asks and not suspicious:
             return plain
         facts = _facts(text)
@@ -182,7 +198,8 @@ class Texts:
                 self._comments.clear()
             found = [pairs(comment[2:-2].decode(errors="replace")) for comment in comments]
             known = collect(chain.from_iterable(found), self._max_hint_ms), tuple(map(bool, found))
-            self._comments[comments] = known
+            if sum(map(len, comments)) <= MAX_COMMENTS:
+                self._comments[comments] = known
         return known[0], [index for index, is_hint in zip(places, known[1], strict=True) if is_hint]
 
 
@@ -241,6 +258,6 @@ def _stripped(kept: list[bytes]) -> bytes:
     return b"".join(kept).strip(BLANKS).rstrip(BLANKS + b";")
 
 
-def _guess(bare: bytes) -> Kind:
-    match = _FIRST_WORD.match(bare)
-    return _KINDS.get(match[1].lower(), Kind.OTHER) if match else Kind.OTHER
+def _guess(lower: bytes) -> Kind:
+    match = _FIRST_WORD.match(lower)
+    return _KINDS.get(match[1], Kind.OTHER) if match else Kind.OTHER

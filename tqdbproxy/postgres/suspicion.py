@@ -14,12 +14,12 @@ _HARMLESS_START = re.compile(
 )
 # ... unless they do it by one of these: set_config, advisory locks, an UPDATE of pg_settings, setseed, something
 # temporary, a name with Unicode escapes (which may be any of these), a second statement. One walk: "in" for each costs
-# twice as much. It finds the status view, too.
+# twice as much. It finds the status view, too. (Possessive repeats: no text may cost more than its length.)
 _TOUCHES = re.compile(
-    rb"[_;&(](?:(?<=set_)config|(?<=advisory_)lock|(?<=tqdb_)status|(?<=pg_)(?:settings|temp)|(?<=;)[\s;]*[^\s;]"
+    rb"[_;&(](?:(?<=set_)config|(?<=advisory_)lock|(?<=tqdb_)status|(?<=pg_)(?:settings|temp)|(?<=;)\s*+[^\s;]"
     rb'|(?<=u&)"|(?<=setseed\()|(?<=setseed \())'
 )
-_INTO_TEMPORARY = re.compile(rb"\binto(?:\s|--[^\n\r]*)+(?:(?:local|global)(?:\s|--[^\n\r]*)+)?temp")
+_INTO_TEMPORARY = re.compile(rb"\binto(?:\s|--[^\n\r]*+)++(?:(?:local|global)(?:\s|--[^\n\r]*+)++)?temp")
 _CHANGES = re.compile(rb"\b(?:set|reset|discard|create|prepare|execute|do|call|load)\b")
 _WRITES = re.compile(rb"[ \t\n\r\f\v]*(?:insert|update|delete|merge|with)\b")
 _VIEW = re.compile(rb"\s*select\s*\*\s*from(?:\s+pg_tqdb_status|\s*\"(?-i:pg_tqdb_status)\")[\s;]*", re.IGNORECASE)

@@ -6,7 +6,7 @@ The law of this module: what the client sent stays as raw bytes; a reply is put 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from tqdbproxy.postgres.messages import (
     BIND_COMPLETE_FRAME,
@@ -16,14 +16,14 @@ from tqdbproxy.postgres.messages import (
     READY_IDLE_FRAME,
     result_formats,
 )
-
-if TYPE_CHECKING:
-    from tqdbproxy.postgres.sql import Text
+from tqdbproxy.postgres.sql import Text
 
 NO_PARAMETERS = bytes(6)
 """The tail of a Bind without parameters and with text results: three counts of zero."""
 
 NO_TYPES = bytes(2)
+
+NO_LIMIT = bytes(4)
 
 PORTAL, STATEMENT = b"PS"
 """What a Describe may ask about."""
@@ -41,21 +41,38 @@ class Unit:
     """One statement between two Syncs, or one Query.
 
     :param raw: the unit as the client sent it; what the forward lane sends if it comes to that.
+    :param sql: what to Parse in a batch; ``text.stripped`` if it isn't given.
     :param types: count and OIDs of the parameters that its Parse declared, raw.
     :param tail: its Bind after the two names, raw.
+    :param limit: the row limit of its Execute, raw.
     :param describe: `PORTAL`, `STATEMENT` or 0: what its Describe asked about.
     :param simple: it is a Query message.
     """
 
-    __slots__ = ("close", "describe", "parse", "raw", "server", "simple", "tail", "text", "types")
+    __slots__ = (
+        "close",
+        "describe",
+        "limit",
+        "parse",
+        "raw",
+        "server",
+        "simple",
+        "sql",
+        "tail",
+        "template",
+        "text",
+        "types",
+    )
 
     def __init__(
         self,
         raw: bytes,
         text: Text,
         *,
+        sql: bytes | None = None,
         types: bytes = NO_TYPES,
         tail: bytes = NO_PARAMETERS,
+        limit: bytes = NO_LIMIT,
         parse: bool = False,
         describe: int = 0,
         close: bool = False,
@@ -63,19 +80,18 @@ class Unit:
     ) -> None:
         self.raw = raw
         self.text = text
+        self.sql = text.stripped if sql is None else sql
+        self.template: Hashable = (self.sql, types)
+        """What two units must have in common to be executed with one prepared statement."""
         self.types = types
         self.tail = tail
+        self.limit = limit
         self.parse = parse
         self.describe = describe
         self.close = close
         self.simple = simple
         self.server: Any = None
         """The server connection of the session that sent it; set when the unit leaves the forward lane."""
-
-    @property
-    def template(self) -> Hashable:
-        """What two units must have in common to be executed with one prepared statement."""
-        return self.text.stripped, self.types
 
     def asks(self) -> Asked | None:
         """What the server has to describe for its reply; a statement that returns nothing needs no question."""
@@ -89,7 +105,8 @@ class Unit:
         """What the server would have sent to this client alone: its answer, up to and including ReadyForQuery.
 
         :param described: RowDescription (after ParameterDescription, for a statement) or nothing.
-        :param rows: DataRow and NoticeResponse frames; ``complete``: the CommandComplete frame.
+        :param rows: DataRow and NoticeResponse frames; ``complete``: the CommandComplete or PortalSuspended
+            frame.
         """
         if self.simple:
             return b"".join((described, rows, complete, READY_IDLE_FRAME))

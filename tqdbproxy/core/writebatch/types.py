@@ -115,7 +115,7 @@ Outcome = Done | Failed | Lost
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Where batching ends (see ``[write_batch]`` in the configuration). ``quorum`` None: windows are kept to the end."""
+    """Where batching ends (``[write_batch]`` in the configuration). ``quorum`` None: windows are kept to their end."""
 
     max_batch_size: int = 1000
     max_batch_bytes: int = 8 * 1024 * 1024

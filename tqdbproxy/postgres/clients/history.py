@@ -40,9 +40,7 @@ class History:
 
     def __init__(self, identities: Identities, group: str, startup: StartupMessage) -> None:
         user = startup.option(b"user")
-        options = tuple(
-            sorted(pair for pair in startup.options if pair[0] not in UNCOUNTED | {b"user", b"database"})
-        )
+        options = tuple(sorted(pair for pair in startup.options if pair[0] not in UNCOUNTED | {b"user", b"database"}))
         self.group = group
         self._base = (group, startup.option(b"database") or user, user, options)
         self._identities = identities

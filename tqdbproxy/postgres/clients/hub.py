@@ -8,27 +8,40 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from ssl import SSLContext
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
-
-from tqdbproxy.logs import logger
 from tqdbproxy.core.metrics import Metrics
 from tqdbproxy.core.routing import Rules
 from tqdbproxy.core.writebatch.manager import Manager
 from tqdbproxy.errors import ProxyError, ShuttingDown, Stopped, TooManyClients
+from tqdbproxy.logs import logger
 from tqdbproxy.postgres.clients.history import History, Identities
 from tqdbproxy.postgres.clients.session import Session
 from tqdbproxy.postgres.clients.tally import Tally
 from tqdbproxy.postgres.messages import StartupMessage
 from tqdbproxy.postgres.sql import Texts
 
-if TYPE_CHECKING:
-    from tqdbproxy.postgres.clients.opening import ClientProtocol
-
 log = logger(__name__)
+
+
+class Client(Protocol):
+    """A client's connection, as the hub sees it."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a write of it waits for company or runs in a batch."""
+
+    def cancel(self) -> Deferred[None]:
+        """Cancel what its session is doing."""
+
+    def drain(self) -> None:
+        """End as soon as nothing is under way."""
+
+    def refuse(self, error: ProxyError) -> None:
+        """Tell it why, and end its session."""
 
 
 class LoginView(Protocol):
@@ -71,7 +84,7 @@ class ServerEnd(Protocol):
     def orphan(self) -> None:
         """The client is gone."""
 
-    def cancel(self, key: bytes) -> None:
+    def cancel(self, key: bytes) -> Deferred[None]:
         """Ask the server to cancel what the session is doing."""
 
 
@@ -104,11 +117,11 @@ class Hub:
         self.rules = rules
         self.tls_context: SSLContext | None = None
         self.tls_required = False
-        self.clients: set[ClientProtocol] = set()
+        self.clients: set[Client] = set()
         self._texts = texts
         self._tally = Tally(metrics)
         self._identities = Identities()
-        self._sessions: dict[bytes, ClientProtocol] = {}
+        self._sessions: dict[bytes, Client] = {}
         self._closing: Deferred[None] | None = None
 
     def refusal(self) -> ProxyError | None:
@@ -119,7 +132,7 @@ class Hub:
             return TooManyClients()
         return None
 
-    def opened(self, client: ClientProtocol) -> None:
+    def opened(self, client: Client) -> None:
         """A connection was accepted."""
         self.clients.add(client)
 
@@ -129,17 +142,24 @@ class Hub:
         for name, value in login.parameters.items():
             history.reported(name, value)
         session = Session(
-            history, self._texts, self._tally, self.rules, self.clock.seconds, server.statements.forget, server.swallow
+            history,
+            self._texts,
+            self._tally,
+            self.rules,
+            self.clock.seconds,
+            server.statements.forget,
+            server.statements.retire,
+            server.swallow,
         )
         session.status = login.status
         return session
 
-    def began(self, client: ClientProtocol, cancel_key: bytes) -> None:
+    def began(self, client: Client, cancel_key: bytes) -> None:
         """A session runs, and can be cancelled with this key."""
         if cancel_key:
             self._sessions[cancel_key] = client
 
-    def closed(self, client: ClientProtocol, cancel_key: bytes) -> None:
+    def closed(self, client: Client, cancel_key: bytes) -> None:
         """A connection is gone, and with it its session if it had one."""
         self.clients.discard(client)
         if self._sessions.get(cancel_key) is client:
@@ -155,11 +175,13 @@ class Hub:
         others = {"waiting": waiting, "session": begun - waiting, "login": len(self.clients) - begun}
         return {(state,): float(count) for state, count in others.items()}
 
-    def cancel(self, key: bytes) -> None:
-        """A client asks to cancel what the session with ``key`` does. A key that isn't ours is ignored."""
+    def cancel(self, key: bytes) -> Deferred[None]:
+        """A client asks to cancel what the session with ``key`` does; fires when that has been heard.
+
+        A key that isn't ours is ignored.
+        """
         client = self._sessions.get(key)
-        if client is not None:
-            client.cancel()
+        return client.cancel() if client is not None else succeed(None)
 
     def close(self) -> Deferred[None]:
         """End all sessions: waiting writes are executed and answered, open transactions have some time left.
@@ -168,12 +190,13 @@ class Hub:
         """
         if not self.clients:
             return succeed(None)
-        self._closing = closed = Deferred()
+        closed: Deferred[None] = Deferred()
+        self._closing = closed
         self.batches.close()
         for client in list(self.clients):
             client.drain()
         timer = self.clock.callLater(self.limits.shutdown_timeout_s, self._end_all)
-        return closed.addBoth(lambda result: (timer.active() and timer.cancel(), result)[1])
+        return closed.addCallback(lambda _none: timer.cancel() if timer.active() else None)
 
     def _end_all(self) -> None:
         if self.clients:

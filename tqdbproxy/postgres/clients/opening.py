@@ -5,22 +5,21 @@ The law of this module: it does what `Startup` has understood; nothing of a sess
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Protocol, connectionDone
-
 from twisted.python.failure import Failure
 
-from tqdbproxy.logs import logger
 from tqdbproxy.errors import LoginTimeout, ProtocolViolation, ProxyError, ServerClosed, TlsRequired, message_of
+from tqdbproxy.logs import logger
 from tqdbproxy.postgres.clients import replies
+from tqdbproxy.postgres.clients.hub import Hub, LoginView, ServerEnd
 from tqdbproxy.postgres.clients.protocol import SessionProtocol
 from tqdbproxy.postgres.clients.startup import Begins, Cancels, Event, Startup, WantsGssEncryption, WantsTls
 from tqdbproxy.postgres.framing import FramingError
 from tqdbproxy.postgres.messages import StartupMessage
-
-if TYPE_CHECKING:
-    from tqdbproxy.postgres.clients.hub import Hub, LoginView, ServerEnd
 
 log = logger(__name__)
 
@@ -43,6 +42,7 @@ class ClientProtocol(Protocol):
         self._session: SessionProtocol | None = None
         self._cancel_key = b""
         self._lost = False
+        self._timeout: IDelayedCall | None = None
         self.who = ""
         """For the log: peer, user, database."""
 
@@ -86,8 +86,8 @@ class ClientProtocol(Protocol):
         if isinstance(event, WantsTls):
             return self._answer_tls(event.received)
         if isinstance(event, Cancels):
-            self._hub.cancel(event.key)
-            self.transport.loseConnection()
+            # Closed when the server has heard of it, as a server does it: libpq and asyncpg wait for that.
+            self._hub.cancel(event.key).addBoth(lambda _result: self.transport.loseConnection())
         else:
             self._begin(event)
         return False
@@ -204,10 +204,9 @@ class ClientProtocol(Protocol):
         """Whether a write of this client waits for company or runs in a batch."""
         return self._session is not None and self._session.waiting
 
-    def cancel(self) -> None:
-        """Cancel what the session is doing."""
-        if self._session is not None:
-            self._session.cancel(self._cancel_key)
+    def cancel(self) -> Deferred[None]:
+        """Cancel what the session is doing; fires when that has been heard."""
+        return self._session.cancel(self._cancel_key) if self._session is not None else succeed(None)
 
     def drain(self) -> None:
         """The proxy shuts down."""

@@ -7,20 +7,18 @@ forward lane, or the client has to be held, what comes is kept and the transport
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 
 from tqdbproxy.core.statement import Reason
 from tqdbproxy.core.writebatch.types import Alone, Company, Replied, Result, Write
 from tqdbproxy.errors import ProtocolViolation, Stopped
 from tqdbproxy.postgres.clients import replies
+from tqdbproxy.postgres.clients.hub import Hub, ServerEnd
 from tqdbproxy.postgres.clients.session import Session, Step
 from tqdbproxy.postgres.framing import FramingError
 from tqdbproxy.postgres.messages import ready_for_query
-
-if TYPE_CHECKING:
-    from tqdbproxy.postgres.clients.hub import Hub, ServerEnd
 
 
 class SessionProtocol:
@@ -99,7 +97,8 @@ class SessionProtocol:
 
     def _submit(self, step: Step) -> None:
         unit = step.unit
-        assert unit is not None and step.key is not None
+        assert unit is not None
+        assert step.key is not None
         unit.server = self._server
         size = len(unit.tail) + len(unit.text.stripped)
         self._waiting = write = Write(step.key, unit.template, size, step.window_s, self, unit)
@@ -133,12 +132,15 @@ class SessionProtocol:
         """Whether a write waits for company or runs in a batch."""
         return self._waiting is not None
 
-    def cancel(self, key: bytes) -> None:
-        """The client wants what it waits for to end. A write that already runs in a batch goes on."""
+    def cancel(self, key: bytes) -> Deferred[None]:
+        """The client wants what it waits for to end. A write that already runs in a batch goes on.
+
+        Fires when the request has been heard, so that it can't hit the client's next statement.
+        """
         if self._waiting is None:
-            self._server.cancel(key)
-        else:
-            self._hub.batches.withdraw(self._waiting)
+            return self._server.cancel(key)
+        self._hub.batches.withdraw(self._waiting)
+        return succeed(None)
 
     # What the server says
 

@@ -54,7 +54,9 @@ REFUSE, PASS, LOOK = range(3)
 _ACTIONS = dict.fromkeys((BIND, CLOSE, DESCRIBE, FLUSH, SYNC, COPY_DATA, COPY_DONE, COPY_FAIL, TERMINATE), PASS)
 _ACTIONS |= dict.fromkeys((FUNCTION_CALL, EXECUTE, QUERY, PARSE), LOOK)
 ACTIONS = bytes(_ACTIONS.get(kind, REFUSE) for kind in range(256))
-ACTIONS_INTERESTING = bytes((_ACTIONS | dict.fromkeys((BIND, CLOSE, DESCRIBE), LOOK)).get(kind, REFUSE) for kind in range(256))
+ACTIONS_INTERESTING = bytes(
+    (_ACTIONS | dict.fromkeys((BIND, CLOSE, DESCRIBE), LOOK)).get(kind, REFUSE) for kind in range(256)
+)
 KINDS = {
     word[:3]: kind
     for kind in (Kind.SELECT, Kind.INSERT, Kind.UPDATE, Kind.DELETE, Kind.MERGE)
@@ -86,7 +88,8 @@ class Step:
 
 
 class Session:
-    """See the module. ``forget`` is called when the client throws all prepared statements away; ``inject`` when the
+    """See the module. ``forget`` is called when the client throws all prepared statements away; ``retire`` when its
+    settings have changed; ``inject`` when the
     proxy adds messages of its own to what is forwarded, with the number of their replies."""
 
     def __init__(
@@ -97,6 +100,7 @@ class Session:
         rules: Rules,
         now: Callable[[], float],
         forget: Callable[[], None],
+        retire: Callable[[], None],
         inject: Callable[[int], None],
     ) -> None:
         self.history = history
@@ -105,6 +109,7 @@ class Session:
         self._tally = tally
         self._now = now
         self._forget = forget
+        self._retire = retire
         self._inject = inject
         self.prepared = Prepared()
         self.view = LocalView()
@@ -391,6 +396,7 @@ class Session:
             text = self._effects.pop(0)[1]
             if not failed:
                 self.history.took(text.effect)
+                self._retire()
         while self._timed and self._timed[0][0] <= number:
             _number, counts, began = self._timed.pop(0)
             counts.latency.observe(self._now() - began)
@@ -398,6 +404,7 @@ class Session:
     def parameter_changed(self, name: bytes, value: bytes) -> None:
         """See `servers.connection.Owner`."""
         self.history.reported(name, value)
+        self._retire()
 
     def copy_began(self) -> None:
         """See `servers.connection.Owner`. In the extended protocol the server swallows Syncs during a COPY."""

@@ -1,4 +1,6 @@
-"""Which bytes are a unit that may leave the forward lane: one Query, or ``[Parse] Bind [Describe] Execute [Close] Sync``.
+"""Which bytes are a unit that may leave the forward lane.
+
+That is one Query, or ``[Parse] Bind [Describe] Execute [Close] Sync``.
 
 The law of this module: pure; it looks at shapes and names, and asks for the rest of a unit only while what is there
 can still become one.
@@ -6,13 +8,14 @@ can still become one.
 
 from __future__ import annotations
 
+import struct
 from enum import Enum
 
 from tqdbproxy.postgres.clients.prepared import Prepared
-from tqdbproxy.postgres.framing import HEADER_SIZE, FramingError, end_of_frame
+from tqdbproxy.postgres.framing import HEADER_SIZE, FramingError, end_of_frame, text_at
 from tqdbproxy.postgres.messages import BIND, CLOSE, DESCRIBE, EXECUTE, PARSE, SYNC, TERMINATE, Bind, Parse
 from tqdbproxy.postgres.sql import Text, Texts
-from tqdbproxy.postgres.unit import PORTAL, STATEMENT, Unit
+from tqdbproxy.postgres.unit import NO_LIMIT, PORTAL, STATEMENT, Unit
 
 
 class Shape(Enum):
@@ -22,6 +25,9 @@ class Shape(Enum):
     MORE = "the beginning of a unit; the rest isn't there yet"
     PIPELINE = "a unit, and then another one"
 
+
+PARAMETER = struct.Struct("!I")
+COUNT = struct.Struct("!H")
 
 NEXT = {
     PARSE: (BIND,),
@@ -33,8 +39,20 @@ NEXT = {
 
 
 def query(raw: bytes, text: Text) -> Unit:
-    """The unit that is one Query message."""
-    return Unit(raw, text, simple=True)
+    """The unit that is one Query message; its constants become parameters where that changes nothing."""
+    lifted = text.lifted
+    if lifted is None:
+        return Unit(raw, text, simple=True)
+    count = len(lifted.types)
+    values = b"".join([PARAMETER.pack(len(value)) + value for value in lifted.values])
+    return Unit(
+        raw,
+        text,
+        sql=lifted.template,
+        types=struct.pack(f"!H{count}I", count, *lifted.types),
+        tail=b"\0\0%b%b\0\0" % (COUNT.pack(count), values),
+        simple=True,
+    )
 
 
 def ends_here(data: bytes, end: int) -> bool:
@@ -45,7 +63,8 @@ def ends_here(data: bytes, end: int) -> bool:
 def extended(data: bytes, texts: Texts, prepared: Prepared) -> Unit | Shape:
     """The extended-protocol unit at the beginning of ``data``. Raises `FramingError` for an impossible length."""
     places: dict[int, tuple[int, int]] = {}
-    at, allowed = 0, (PARSE, BIND)
+    at = 0
+    allowed: tuple[int, ...] = (PARSE, BIND)
     while True:
         if at + HEADER_SIZE > len(data):
             return Shape.MORE
@@ -69,7 +88,9 @@ def extended(data: bytes, texts: Texts, prepared: Prepared) -> Unit | Shape:
 
 def _unit(raw: bytes, places: dict[int, tuple[int, int]], texts: Texts, prepared: Prepared) -> Unit | None:
     bind = Bind.parse(raw, *places[BIND])
-    if not _executes_all(raw, places[EXECUTE][0], bind.portal):
+    portal, limit_at = text_at(raw, places[EXECUTE][0] + HEADER_SIZE)
+    limit = raw[limit_at : places[EXECUTE][1]]
+    if portal != bind.portal or len(limit) != len(NO_LIMIT):
         return None
     describe = _describes(raw, places.get(DESCRIBE), bind)
     if describe is None or (CLOSE in places and raw[slice(*places[CLOSE])][5:] != b"P%b\0" % bind.portal):
@@ -85,15 +106,17 @@ def _unit(raw: bytes, places: dict[int, tuple[int, int]], texts: Texts, prepared
             return None
         text, types = statement.text, statement.types
     unit = Unit(
-        raw, text, types=types, tail=bind.tail, parse=PARSE in places, describe=describe, close=CLOSE in places
+        raw,
+        text,
+        types=types,
+        tail=bind.tail,
+        limit=limit,
+        parse=PARSE in places,
+        describe=describe,
+        close=CLOSE in places,
     )
     unit.asks()  # raises if the Bind is malformed
     return unit
-
-
-def _executes_all(raw: bytes, at: int, portal: bytes) -> bool:
-    """An Execute of the portal that was bound, without a row limit."""
-    return raw[at + HEADER_SIZE : at + HEADER_SIZE + len(portal) + 5] == portal + bytes(5)
 
 
 def _describes(raw: bytes, place: tuple[int, int] | None, bind: Bind) -> int | None:

@@ -19,11 +19,13 @@ from tqdbproxy.postgres.messages import (
     PARAMETER_DESCRIPTION,
     PARAMETER_STATUS,
     PARSE_COMPLETE,
+    PORTAL_SUSPENDED,
     ROW_DESCRIPTION,
     error_fields,
 )
 from tqdbproxy.postgres.unit import PORTAL, Asked, Unit
 
+COMPLETIONS = frozenset({COMMAND_COMPLETE, PORTAL_SUSPENDED})
 MEMBER_ROWS = frozenset({DATA_ROW, NOTICE_RESPONSE})
 DESCRIPTIONS = frozenset({ROW_DESCRIPTION, NO_DATA, PARAMETER_DESCRIPTION})
 CONNECTION_ONLY = frozenset({NOTIFICATION_RESPONSE, PARAMETER_STATUS})
@@ -60,21 +62,36 @@ class Cutter:
         rows: list[bytes] = []
         descriptions = 0
         for kind, begin, end in frames(data):
-            if kind == COMMAND_COMPLETE:
+            if kind in COMPLETIONS:
                 unit = self._units[len(answer.replies)]
                 answer.replies.append(self._reply(unit, rows, data[begin:end]))
                 rows = []
             elif kind in MEMBER_ROWS:
                 rows.append(data[begin:end])
-            elif kind == PARSE_COMPLETE:
-                answer.parsed += 1
             elif kind in DESCRIPTIONS:
                 descriptions += self._describe(self._asked[descriptions], kind, data[begin:end])
-            elif kind in CONNECTION_ONLY:
-                answer.aside.append(data[begin:end])
-            elif kind == ERROR_RESPONSE:
-                answer.sqlstate = error_fields(data, begin, end).get("C", "XX000")
+            else:
+                self._note(answer, kind, data, begin, end)
         return answer
+
+    def cut_tags(self, data: bytes) -> Answer:
+        """The same where no member's reply can be told apart: ``replies`` has the CommandComplete frames."""
+        answer = Answer()
+        for kind, begin, end in frames(data):
+            if kind == COMMAND_COMPLETE:
+                answer.replies.append(data[begin:end])
+            else:
+                self._note(answer, kind, data, begin, end)
+        return answer
+
+    def _note(self, answer: Answer, kind: int, data: bytes, begin: int, end: int) -> None:
+        """What belongs to no member."""
+        if kind == PARSE_COMPLETE:
+            answer.parsed += 1
+        elif kind in CONNECTION_ONLY:
+            answer.aside.append(data[begin:end])
+        elif kind == ERROR_RESPONSE:
+            answer.sqlstate = error_fields(data, begin, end).get("C", "XX000")
 
     def _describe(self, asked: Asked, kind: int, description: bytes) -> int:
         """Keep a description; 1 if it was the last frame of it."""

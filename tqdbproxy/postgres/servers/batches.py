@@ -6,21 +6,26 @@ The law of this module: no I/O. One round trip, one Sync: the server runs all of
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 
 from tqdbproxy.core.statement import Strategy
 from tqdbproxy.core.writebatch.types import Done, Failed, Outcome
 from tqdbproxy.postgres.framing import HEADER, frame
+from tqdbproxy.postgres.mergeable import Mergeable
 from tqdbproxy.postgres.messages import DESCRIBE_PORTAL_FRAME, EXECUTE_ALL_FRAME, SYNC_FRAME, Parse, close_statement
-from tqdbproxy.postgres.servers.answers import Cutter
+from tqdbproxy.postgres.servers import merging
+from tqdbproxy.postgres.servers.answers import Answer, Cutter
 from tqdbproxy.postgres.servers.statements import Statements
-from tqdbproxy.postgres.unit import PORTAL, Asked, Unit
+from tqdbproxy.postgres.unit import NO_LIMIT, PORTAL, Asked, Unit
 
 STALE = frozenset({"26000", "0A000"})
 """invalid_sql_statement_name; feature_not_supported ("cached plan must not change result type"): parse again."""
 
+READY_IDLE = b"Z\0\0\0\5I"
 
-class Exchange:
+
+class Exchange(ABC):
     """One attempt to execute ``units`` on the connection that has ``statements``.
 
     ``request`` is what to send. ``stale`` is set if it failed because of a prepared statement that the server had lost
@@ -34,69 +39,49 @@ class Exchange:
         self._statements = statements
         self._names: dict[Hashable, bytes] = {}
         self._parsed: list[tuple[Hashable, bytes]] = []
-        self._asked: dict[Asked, None] = {}
         self._chunks: list[bytes] = []
-        self.request = self._compose()
+        self._parts = [close_statement(name) for name in statements.surplus()]
+        self._compose()
+        self._parts.append(SYNC_FRAME)
+        self.request = b"".join(self._parts)
 
-    def _compose(self) -> bytes:
-        parts = [close_statement(name) for name in self._statements.surplus()]
-        for unit in self._units:
-            template = unit.template
-            name = self._names.get(template) or self._prepare(unit, template, parts)
-            parts.append(HEADER.pack(b"B", len(name) + len(unit.tail) + 6))
-            parts.append(b"\0%b\0%b" % (name, unit.tail))
-            self._describe(unit, name, parts)
-            parts.append(EXECUTE_ALL_FRAME)
-        parts.append(SYNC_FRAME)
-        return b"".join(parts)
+    @abstractmethod
+    def _compose(self) -> None:
+        """Add the messages before the Sync."""
 
-    def _prepare(self, unit: Unit, template: Hashable, parts: list[bytes]) -> bytes:
-        """The name of the prepared statement for ``template``, which is parsed now if the server hasn't it yet."""
-        name = self._statements.use(template)
-        if name is None:
-            name = self._statements.new_name()
-            self._parsed.append((template, name))
-            parts.append(Parse(name, unit.text.stripped, unit.types).encode())
-        self._names[template] = name
-        return name
-
-    def _describe(self, unit: Unit, name: bytes, parts: list[bytes]) -> None:
-        """Ask for a description that a member needs, once for all members that need the same."""
-        asked = unit.asks()
-        if asked is not None and asked not in self._asked:
-            self._asked[asked] = None
-            parts.append(DESCRIBE_PORTAL_FRAME if asked.what == PORTAL else frame(b"D", b"S%b\0" % name))
+    @abstractmethod
+    def _end(self, data: bytes) -> Outcome:
+        """Say how it ended; ``data`` is the server's whole answer."""
 
     def receive(self, data: bytes) -> Outcome | None:
         """Take what the server says; the outcome once its ReadyForQuery is there."""
         self._chunks.append(data)
-        if len(data) < 6:
+        if len(data) < len(READY_IDLE):
             data = b"".join(self._chunks)
-        if data[-6:] != b"Z\0\0\0\5I":
+        if data[-len(READY_IDLE) :] != READY_IDLE:
             return None
         return self._end(b"".join(self._chunks))
 
-    def _end(self, data: bytes) -> Outcome:
-        answer = Cutter(self._units, tuple(self._asked)).cut(data)
+    def _prepare(self, template: Hashable, sql: bytes, types: bytes) -> bytes:
+        """The name of the prepared statement for ``template``, which is parsed now if the server hasn't it yet."""
+        name = self._names.get(template)
+        if name is not None:
+            return name
+        name = self._statements.use(template)
+        if name is None:
+            name = self._statements.new_name()
+            self._parsed.append((template, name))
+            self._parts.append(Parse(name, sql, types).encode())
+        self._names[template] = name
+        return name
+
+    def _confirm(self, answer: Answer) -> None:
+        """Note what the server has now, and what it turned out not to have any more."""
         for template, name in self._parsed[: answer.parsed]:
             self._statements.add(template, name)
         self.aside = answer.aside
-        if not answer.sqlstate:
-            strategy = Strategy.PREPARED if len(self._names) == 1 else Strategy.TRANSACTION
-            return Done(answer.replies, strategy)
-        if answer.sqlstate in STALE and self._forget_old():
-            self.stale = True
-            return Failed(None)
-        return self._failed(len(answer.replies), answer.parsed)
-
-    def _failed(self, completed: int, parsed: int) -> Failed:
-        """Whose statement it was. If a text can't be parsed, it is the fault of all that share it."""
-        if completed == len(self._units):
-            return Failed(None)
-        if parsed < len(self._parsed) and self._units[completed].template == self._parsed[parsed][0]:
-            alone = sum(unit.template == self._parsed[parsed][0] for unit in self._units) == 1
-            return Failed(completed if alone else None)
-        return Failed(completed)
+        if answer.sqlstate in STALE:
+            self.stale = self._forget_old()
 
     def _forget_old(self) -> bool:
         """Forget the statements that were there before; False if there were none, so that the error is real."""
@@ -105,3 +90,86 @@ class Exchange:
         for template in old:
             self._statements.forget(template)
         return bool(old)
+
+
+class PreparedExchange(Exchange):
+    """Parse once for each template, Bind and Execute for each member."""
+
+    def _compose(self) -> None:
+        self._asked: dict[Asked, None] = {}
+        parts = self._parts
+        for unit in self._units:
+            name = self._prepare(unit.template, unit.sql, unit.types)
+            parts.append(HEADER.pack(b"B", len(name) + len(unit.tail) + 6))
+            parts.append(b"\0%b\0%b" % (name, unit.tail))
+            self._describe(unit, name)
+            parts.append(EXECUTE_ALL_FRAME if unit.limit == NO_LIMIT else frame(b"E", b"\0" + unit.limit))
+
+    def _describe(self, unit: Unit, name: bytes) -> None:
+        """Ask for a description that a member needs, once for all members that need the same."""
+        asked = unit.asks()
+        if asked is not None and asked not in self._asked:
+            self._asked[asked] = None
+            self._parts.append(DESCRIBE_PORTAL_FRAME if asked.what == PORTAL else frame(b"D", b"S%b\0" % name))
+
+    def _end(self, data: bytes) -> Outcome:
+        answer = Cutter(self._units, tuple(self._asked)).cut(data)
+        self._confirm(answer)
+        if not answer.sqlstate:
+            return Done(answer.replies, Strategy.PREPARED if len(self._names) == 1 else Strategy.TRANSACTION)
+        if self.stale or len(answer.replies) == len(self._units):
+            return Failed(None)
+        return self._failed(len(answer.replies), answer.parsed)
+
+    def _failed(self, completed: int, parsed: int) -> Failed:
+        """Whose statement it was. If a text can't be parsed, it is the fault of all that share it."""
+        template = self._units[completed].template
+        if parsed < len(self._parsed) and template == self._parsed[parsed][0]:
+            alone = sum(unit.template == template for unit in self._units) == 1
+            return Failed(completed if alone else None)
+        return Failed(completed)
+
+
+class MergedExchange(Exchange):
+    """Many-row INSERTs and their guard. If it fails, a `PreparedExchange` tells whose fault it was.
+
+    ``possible``: the members' parameters fit together; else there is nothing to send. ``refused``: the guard failed.
+    """
+
+    def __init__(self, units: Sequence[Unit], statements: Statements, mergeable: Mergeable) -> None:
+        self._mergeable = mergeable
+        self.possible = True
+        self.refused = False
+        super().__init__(units, statements)
+
+    def _compose(self) -> None:
+        unit, mergeable = self._units[0], self._mergeable
+        self._sizes = merging.pieces(len(self._units), mergeable.parameters)
+        names = [self._prepare_piece(unit, size) for size in self._sizes]
+        binds = merging.binds(self._units, mergeable.parameters, names, self._sizes)
+        guard = self._prepare((unit.template, "guard"), merging.guard(mergeable), merging.GUARD_TYPES)
+        if binds is None:
+            self.possible = False
+            return
+        for bind in binds:
+            self._parts.append(bind)
+            self._parts.append(EXECUTE_ALL_FRAME)
+        self._parts.append(frame(b"B", b"\0%b\0%b" % (guard, merging.guard_tail(len(self._units)))))
+        self._parts.append(EXECUTE_ALL_FRAME)
+
+    def _prepare_piece(self, unit: Unit, rows: int) -> bytes:
+        if rows == 1:
+            return self._prepare(unit.template, unit.sql, unit.types)
+        types = merging.piece_types(unit.types, self._mergeable.parameters, rows)
+        return self._prepare((unit.template, rows), self._mergeable.rows(rows), types)
+
+    def _end(self, data: bytes) -> Outcome:
+        answer = Cutter((), ()).cut_tags(data)
+        self._confirm(answer)
+        if answer.sqlstate:
+            self.refused = answer.sqlstate == merging.DIVISION_BY_ZERO and len(answer.replies) == len(self._sizes)
+            return Failed(None)
+        return Done([unit.reply(b"", b"", INSERTED_ONE) for unit in self._units], Strategy.MERGED)
+
+
+INSERTED_ONE = frame(b"C", b"INSERT 0 1\0")

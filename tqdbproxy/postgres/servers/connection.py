@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.python.failure import Failure
 
@@ -17,12 +17,12 @@ from tqdbproxy.core.writebatch.types import Lost, Outcome
 from tqdbproxy.errors import ServerClosed
 from tqdbproxy.postgres.framing import HEADER_SIZE, MAX_LENGTH, MIN_LENGTH, FramingError, length_at
 from tqdbproxy.postgres.messages import (
+    CLOSE_COMPLETE,
     COPY_BOTH_RESPONSE,
     COPY_IN_RESPONSE,
     ERROR_RESPONSE,
     PARAMETER_STATUS,
     PARSE_COMPLETE,
-    CLOSE_COMPLETE,
     READY_FOR_QUERY,
     SSL_REQUEST_PACKET,
     TERMINATE_FRAME,
@@ -152,9 +152,7 @@ class ServerConnection(TwistedProtocol):
             self._end_batch(Lost(sent=True))
         self.closed.callback(None)
 
-    def log_in(
-        self, message: StartupMessage, client_tls: bool, to_client: Callable[[bytes], None]
-    ) -> Deferred[Login]:
+    def log_in(self, message: StartupMessage, client_tls: bool, to_client: Callable[[bytes], None]) -> Deferred[Login]:
         """Send the client's start-up packet and relay until the server is ready; fails with `ServerClosed`."""
         self._login = Login(tls=client_tls or self.tls, tls_both=client_tls and self.tls)
         self._to_client = to_client
@@ -198,11 +196,15 @@ class ServerConnection(TwistedProtocol):
             self.transport.resumeProducing()
             self.client_sends_no_more()
 
-    def cancel(self, key: bytes) -> None:
-        """Ask the server to cancel what this connection's session does; until it has heard, nothing is lent here."""
-        if self.alive and self._exchange is None:
-            self.cancelling += 1
-            self._server.cancel(key).addBoth(self._cancelled)
+    def cancel(self, key: bytes) -> Deferred[None]:
+        """Ask the server to cancel what this connection's session does; until it has heard, nothing is lent here.
+
+        Fires when it has heard: a client that is told so earlier could have its next statement cancelled.
+        """
+        if not self.alive or self._exchange is not None:
+            return succeed(None)
+        self.cancelling += 1
+        return self._server.cancel(key).addBoth(self._cancelled)
 
     def _cancelled(self, _result: object) -> None:
         self.cancelling -= 1

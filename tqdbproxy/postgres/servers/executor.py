@@ -1,20 +1,36 @@
-"""Executes the groups of the core on PostgreSQL: lends a connection, runs one exchange on it."""
+"""Executes the groups of the core on PostgreSQL: lends a connection, chooses the strategy, runs one exchange or two.
+
+The law of this module: what failed has changed nothing, so another strategy may try; what was lost is not tried again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
-from tqdbproxy.core.writebatch.types import Lost, Outcome, Write
-from tqdbproxy.postgres.servers.batches import Exchange
+from tqdbproxy.core.writebatch.types import Failed, Lost, Outcome, Write
+from tqdbproxy.postgres.mergeable import Mergeable, mergeable
+from tqdbproxy.postgres.servers.batches import Exchange, MergedExchange, PreparedExchange
 from tqdbproxy.postgres.servers.connection import ServerConnection
 from tqdbproxy.postgres.servers.pool import lend
-from tqdbproxy.postgres.unit import Unit
+from tqdbproxy.postgres.sql import parse
+from tqdbproxy.postgres.unit import STATEMENT, Unit
+
+REFUSED_S = 60.0
+"""After a table has turned out not to be mergeable, its inserts are left alone for so long."""
+KEPT_TEMPLATES = 4096
 
 
 class BatchExecutor:
-    """See `tqdbproxy.core.writebatch.executor.Executor`."""
+    """See `tqdbproxy.core.writebatch.executor.Executor`. ``merge``: whether inserts may be merged at all."""
+
+    def __init__(self, now: Callable[[], float], *, merge: bool = True) -> None:
+        self.merge = merge
+        self._now = now
+        self._mergeable: dict[Hashable, Mergeable | None] = {}
+        self._refused: dict[Hashable, float] = {}
 
     def execute(self, writes: Sequence[Write]) -> Deferred[Outcome]:
         """Run ``writes`` on the connection of one of them; `Lost`, nothing sent, if none of them has one any more."""
@@ -22,16 +38,51 @@ class BatchExecutor:
         connection = lend(units)
         if connection is None:
             return succeed(Lost(sent=False))
-        return self._run(units, connection)
+        return self._run(self._exchange(units, connection), units, connection)
 
-    def _run(self, units: Sequence[Unit], connection: ServerConnection) -> Deferred[Outcome]:
-        exchange = Exchange(units, connection.statements)
-        return connection.run(exchange).addCallback(self._ended, units, connection, exchange)
+    def _run(self, exchange: Exchange, units: Sequence[Unit], connection: ServerConnection) -> Deferred[Outcome]:
+        return connection.run(exchange).addCallback(self._ended, exchange, units, connection)
 
     def _ended(
-        self, outcome: Outcome, units: Sequence[Unit], connection: ServerConnection, exchange: Exchange
+        self, outcome: Outcome, exchange: Exchange, units: Sequence[Unit], connection: ServerConnection
     ) -> Outcome | Deferred[Outcome]:
-        """Once more if a prepared statement was stale; what was stale is forgotten, so this ends."""
-        if exchange.stale and connection.lendable:
-            return self._run(units, connection)
+        """Once more if a statement was stale (what was stale is forgotten, so this ends), or if merging failed."""
+        if not isinstance(outcome, Failed) or not connection.lendable:
+            return outcome
+        if exchange.stale:
+            return self._run(self._exchange(units, connection), units, connection)
+        if isinstance(exchange, MergedExchange):
+            if exchange.refused:
+                self._remember(self._refused, units[0].template, self._now() + REFUSED_S)
+            return self._run(PreparedExchange(units, connection.statements), units, connection)
         return outcome
+
+    def _exchange(self, units: Sequence[Unit], connection: ServerConnection) -> Exchange:
+        found = self._merges(units)
+        if found is not None:
+            merged = MergedExchange(units, connection.statements, found)
+            if merged.possible:
+                return merged
+        return PreparedExchange(units, connection.statements)
+
+    def _merges(self, units: Sequence[Unit]) -> Mergeable | None:
+        """How to merge these units, if their text, the configuration and their hints allow it."""
+        template = units[0].template
+        if not self.merge or units[0].text.returning:
+            return None
+        if template not in self._mergeable:
+            self._remember(self._mergeable, template, mergeable(units[0].sql, parse))
+        found = self._mergeable[template]
+        if found is None or self._refused.get(template, 0.0) > self._now():
+            return None
+        return found if all(_may_be_merged(unit, template) for unit in units) else None
+
+    def _remember(self, where: dict[Hashable, Any], template: Hashable, what: object) -> None:
+        if len(where) >= KEPT_TEMPLATES:
+            where.clear()
+        where[template] = what
+
+
+def _may_be_merged(unit: Unit, template: Hashable) -> bool:
+    hints = unit.text.hints
+    return unit.template == template and unit.describe != STATEMENT and (hints is None or hints.merge)

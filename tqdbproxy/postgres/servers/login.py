@@ -93,8 +93,8 @@ class Login:
     def from_client(self, data: bytes) -> bytes:
         """Take bytes of the client, return what the server gets.
 
-        Raises `FramingError` for anything but an answer to an authentication request, `ChannelBindingImpossible` where the
-        client's first SCRAM message shows that the login can't succeed.
+        Raises `FramingError` for anything but an answer to an authentication request, `ChannelBindingImpossible` where
+        the client's first SCRAM message shows that the login can't succeed.
         """
         data = self._client_part + data
         at = 0

@@ -14,13 +14,12 @@ from tqdbproxy.postgres.unit import Unit
 
 
 def lend(units: Sequence[Unit]) -> ServerConnection | None:
-    """The connection of one of the members, one that has the first member's statement already if there is any."""
-    template = units[0].template
-    fallback: ServerConnection | None = None
+    """The connection of one of the members: the one that has most of our statements already, so that few have many."""
+    best: ServerConnection | None = None
+    most = -1
     for unit in units:
         connection: ServerConnection = unit.server
-        if connection.lendable:
-            if template in connection.statements:
-                return connection
-            fallback = fallback or connection
-    return fallback
+        count = len(connection.statements)
+        if count > most and connection.lendable:
+            best, most = connection, count
+    return best

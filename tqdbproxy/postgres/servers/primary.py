@@ -13,12 +13,11 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol
-
 from twisted.python.failure import Failure
 
-from tqdbproxy.logs import logger
 from tqdbproxy.addresses import TcpAddress, UnixAddress
 from tqdbproxy.errors import ServerUnreachable
+from tqdbproxy.logs import logger
 from tqdbproxy.postgres.messages import CANCEL_REQUEST, StartupMessage
 from tqdbproxy.postgres.servers.connection import ServerConnection
 from tqdbproxy.postgres.servers.counts import Counts
@@ -92,5 +91,3 @@ class PrimaryServer:
         if failure.check(ServerUnreachable):
             return failure
         return Failure(ServerUnreachable(f"{self.address}: TLS: {failure.getErrorMessage()}"))
-
-

@@ -10,21 +10,27 @@ from collections import OrderedDict
 from collections.abc import Hashable
 
 PREFIX = b"_tqdb_"
-KEPT_STATEMENTS = 32
+KEPT_STATEMENTS = 64
 
 
 class Statements:
-    """Names by template, the least recently used first. A batch may add more than `KEPT_STATEMENTS`; the next one closes
-    the surplus."""
+    """Names by template, the least recently used first.
 
-    __slots__ = ("_counter", "_known")
+    A batch may add more than `KEPT_STATEMENTS`; the next one closes the surplus.
+    """
+
+    __slots__ = ("_counter", "_known", "_retired")
 
     def __init__(self) -> None:
         self._known: OrderedDict[Hashable, bytes] = OrderedDict()
+        self._retired: list[bytes] = []
         self._counter = 0
 
     def __contains__(self, template: Hashable) -> bool:
         return template in self._known
+
+    def __len__(self) -> int:
+        return len(self._known)
 
     def use(self, template: Hashable) -> bytes | None:
         """The name of the statement for ``template``, from now on the most recently used one; None: not there."""
@@ -43,12 +49,19 @@ class Statements:
         self._known[template] = name
 
     def surplus(self) -> list[bytes]:
-        """Names that are too many; they count as closed from now on."""
-        return [self._known.popitem(last=False)[1] for _ in range(len(self._known) - KEPT_STATEMENTS)]
+        """Names that are too many or of no use any more; they count as closed from now on."""
+        surplus, self._retired = self._retired, []
+        return surplus + [self._known.popitem(last=False)[1] for _ in range(len(self._known) - KEPT_STATEMENTS)]
+
+    def retire(self) -> None:
+        """The session's settings have changed: a constant in a statement may now mean something else."""
+        self._retired.extend(self._known.values())
+        self._known.clear()
 
     def forget(self, template: Hashable | None = None) -> None:
         """The server no longer has the one for ``template``, or any of them."""
         if template is None:
             self._known.clear()
+            self._retired.clear()
         else:
             self._known.pop(template, None)

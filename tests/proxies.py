@@ -1,0 +1,97 @@
+"""A proxy started as a user starts it: ``twistd`` with a configuration file, on free ports."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+HOST = "127.0.0.1"
+START_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 40.0
+TWISTD = str(Path(sys.executable).with_name("twistd"))
+
+
+@dataclass
+class RunningProxy:
+    """One ``twistd tqdbproxy``. ``folder`` holds tqdbproxy.ini and what it logged."""
+
+    folder: Path
+    port: int
+    metrics_port: int
+    process: subprocess.Popen[bytes]
+
+    host = HOST
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "proxy.log").read_text(errors="replace")
+
+    @property
+    def config_path(self) -> Path:
+        return self.folder / "tqdbproxy.ini"
+
+    def dsn(self, dbname: str = "postgres", **options: str | int) -> str:
+        """A libpq connection string; ``options`` replace or add to its parts."""
+        parts: dict[str, str | int] = {"host": HOST, "port": self.port, "user": "postgres", "dbname": dbname}
+        return " ".join(f"{key}={value}" for key, value in {**parts, **options}.items())
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send the signal and wait for the end; returns the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            return self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+
+def start_proxy(folder: Path, primary: str, text: str = "", **environ: str) -> RunningProxy:
+    """Start a proxy in front of ``primary`` and wait until it takes connections.
+
+    ``text`` is the configuration file. The addresses are given by the environment, and so win.
+    """
+    port, metrics_port = free_ports(2)
+    environ["TQDBPROXY_POSTGRES_LISTEN"] = f"{HOST}:{port}"
+    environ["TQDBPROXY_METRICS_LISTEN"] = f"{HOST}:{metrics_port}"
+    environ["TQDBPROXY_POSTGRES_MAIN_PRIMARY"] = primary
+    config = folder / "tqdbproxy.ini"
+    config.write_text(text)
+    with (folder / "proxy.log").open("wb") as log:
+        process = subprocess.Popen(
+            [TWISTD, "--nodaemon", "--pidfile=", "tqdbproxy", "--config", str(config)],
+            cwd=folder,
+            env={**os.environ, **environ},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    proxy = RunningProxy(folder, port, metrics_port, process)
+    end = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < end and process.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex((HOST, port)) == 0:
+                return proxy
+        time.sleep(0.02)
+    proxy.stop(signal.SIGKILL)
+    raise AssertionError(f"the proxy did not start:\n{proxy.log}")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody uses now, each another."""
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind((HOST, 0))
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()

@@ -1,0 +1,10 @@
+"""tqdbproxy: a PostgreSQL proxy that batches writes and remembers reads where a comment asks for it.
+
+cli, tap     how people start it
+service      puts the parts together
+config       the INI file -> settings
+transport    sockets: uvloop's transports under Twisted's protocols
+postgres/    the PostgreSQL wire, both ends
+core/        what to do with a statement, whatever the wire
+errors       what can go wrong, in our words
+"""

@@ -1,0 +1,353 @@
+"""The INI file and the environment -> settings.
+
+The law of this module: the only one that knows ConfigObj. Names, types, ranges and defaults stand in configspec.ini and
+nowhere else; what gets out of here has been checked, and what is wrong is said in one line that names its place.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+import ssl
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from configobj import ConfigObj, ConfigObjError, Section, flatten_errors, get_extra_values
+from configobj.validate import ValidateError, Validator, VdtTypeError, VdtValueError, is_float
+
+from tqdbproxy.addresses import (
+    POSTGRES_PORT,
+    ListenAddress,
+    ServerAddress,
+    UnixAddress,
+    parse_listen,
+    parse_server,
+)
+from tqdbproxy.errors import ConfigError
+from tqdbproxy.settings import (
+    GroupSettings,
+    LimitsSettings,
+    LogSettings,
+    MetricsSettings,
+    PostgresSettings,
+    Settings,
+    WriteBatchSettings,
+)
+
+ENVIRONMENT_PREFIX = "TQDBPROXY_"
+GROUP_PREFIX = "postgres."
+#: The section of the configspec that describes every server group.
+GROUP_SPEC = "postgres.NAME"
+#: What Kubernetes puts into the environment for a service called, for instance, tqdbproxy-metrics.
+SERVICE_LINK = re.compile(r"_(SERVICE_HOST|SERVICE_PORT\w*|PORT|PORT_\d+_(TCP|UDP)\w*)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What the configspec says of one key. ``default`` None: it must be given."""
+
+    section: str
+    name: str
+    check: str
+    default: str | None
+    comment: tuple[str, ...]
+
+
+class _Source:
+    """Where each value came from: lines of the file, variables of the environment."""
+
+    def __init__(self, path: str | None, lines: list[str]) -> None:
+        self._path = path
+        self._lines = lines
+        self._variables: dict[tuple[str, str], str] = {}
+
+    def overridden(self, section: str, key: str, variable: str) -> None:
+        self._variables[section, key] = variable
+
+    def at_line(self, number: int | None) -> str:
+        file = self._path or "default configuration"
+        return f"{file}, line {number}" if number else file
+
+    def error(self, section: str, key: str | None, problem: str) -> ConfigError:
+        """The one line that the user reads: place, section, key, what is wrong there."""
+        if key is not None and (variable := self._variables.get((section, key))):
+            return ConfigError(f"environment variable {variable}: {problem}")
+        name = " ".join(part for part in (f"[{section}]" if section else "", key) if part)
+        return ConfigError(f"{self.at_line(self._find(section, key))}: {name}: {problem}")
+
+    def _find(self, section: str, key: str | None) -> int | None:
+        """Line of the key, else of its section, else None; ConfigObj doesn't remember lines."""
+        here, found = "", None
+        for number, line in enumerate(self._lines, 1):
+            if header := re.match(r"\s*\[+\s*['\"]?(.*?)['\"]?\s*\]+", line):
+                here = header[1]
+                found = number if here == section else found
+            elif key and here == section and re.match(rf"\s*['\"]?{re.escape(key)}['\"]?\s*=", line):
+                return number
+        return found
+
+
+def load(path: str | None, environ: Mapping[str, str]) -> Settings:
+    """Read the file (None: defaults, in front of PGHOST and PGPORT) and the TQDBPROXY_ variables of the environment.
+
+    Raises ConfigError, whose text is one line for the user.
+    """
+    text = "" if path is None else _read(path)
+    source = _Source(path, text.splitlines())
+    tree = _parse(source, text.splitlines())
+    if path is None:
+        tree["postgres.main"] = {"primary": _primary_of(environ)}
+    _override(tree, source, environ)
+    _validate(tree, source)
+    settings = _build(tree)
+    _check_together(settings, source)
+    return settings
+
+
+def keys() -> tuple[Key, ...]:
+    """Every key there is, in the order of the configspec, for the documentation and the tests."""
+    return tuple(_keys(_read_spec()))
+
+
+# -- text
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text: {error.reason} at byte {error.start}") from error
+
+
+def _parse(source: _Source, lines: list[str]) -> ConfigObj:
+    try:
+        return ConfigObj(lines, configspec=_read_spec(), interpolation=False, raise_errors=True)
+    except ConfigObjError as error:
+        problem = re.sub(r",? at line \"?\d+\"?\.?$", "", str(error)).rstrip(".")
+        shown = f": {error.line.strip()}" if error.line and "Invalid line" not in problem else ""
+        raise ConfigError(f"{source.at_line(error.line_number)}: {problem[0].lower()}{problem[1:]}{shown}") from error
+
+
+def _read_spec() -> ConfigObj:
+    lines = files("tqdbproxy").joinpath("configspec.ini").read_text(encoding="utf-8").splitlines()
+    return ConfigObj(lines, interpolation=False, list_values=False, _inspec=True)
+
+
+def _keys(spec: Section) -> Iterator[Key]:
+    for section in spec.sections:
+        for name in spec[section].scalars:
+            check = str(spec[section][name])
+            default = re.search(r"default='?(.*?)'?\)$", check)
+            comment = (line.strip() for line in spec[section].comments[name])
+            explanation = tuple(line.removeprefix("#").strip() for line in comment if not line.startswith("##"))
+            yield Key(section, name, check, default[1] if default else None, tuple(filter(None, explanation)))
+
+
+# -- the environment
+
+
+def _primary_of(environ: Mapping[str, str]) -> str:
+    """libpq's variables as the address of the one server."""
+    host, port = environ.get("PGHOST") or "127.0.0.1", environ.get("PGPORT") or str(POSTGRES_PORT)
+    if host.startswith("/"):
+        return str(UnixAddress(host, int(port) if port.isdigit() else POSTGRES_PORT))
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _override(tree: ConfigObj, source: _Source, environ: Mapping[str, str]) -> None:
+    """Put TQDBPROXY_<SECTION>_<KEY> into the tree.
+
+    A variable that begins with one of our sections must name one of its keys, so that a misspelt one is not ignored
+    silently; other variables with the prefix (TQDBPROXY_TEST_..., Kubernetes' service links) are somebody else's.
+    """
+    names = [(key.section, key.name) for key in keys()]
+    for variable, value in sorted(environ.items()):
+        if not variable.startswith(ENVIRONMENT_PREFIX) or SERVICE_LINK.search(variable):
+            continue
+        wanted = variable.removeprefix(ENVIRONMENT_PREFIX)
+        place = _place_of(wanted, names, tree)
+        if place is not None:
+            tree.setdefault(place[0], {})[place[1]] = value
+            source.overridden(*place, variable)
+        elif any(wanted.startswith(f"{_variable(section)}_") for section, _ in names):
+            raise ConfigError(f"environment variable {variable}: there is no such key in the configuration")
+
+
+def _place_of(wanted: str, names: list[tuple[str, str]], tree: ConfigObj) -> tuple[str, str] | None:
+    for section, key in names:
+        if wanted == f"{_variable(section)}_{_variable(key)}":
+            return section, key
+    for section, key in names:
+        if section == GROUP_SPEC and (found := re.fullmatch(rf"POSTGRES_(\w+)_{_variable(key)}", wanted)):
+            known = (name for name in tree.sections if _variable(name) == f"POSTGRES_{found[1]}")
+            return next(known, GROUP_PREFIX + found[1].lower()), key
+    return None
+
+
+def _variable(name: str) -> str:
+    return re.sub(r"\W", "_", name).upper()
+
+
+# -- checks of single values
+
+
+def _validate(tree: ConfigObj, source: _Source) -> None:
+    _check_sections(tree, source)
+    tree.configspec.rename(GROUP_SPEC, "__many__")
+    checks = {"addresses": _addresses, "server": _server, "quorum": _quorum, "float": _number}
+    result = tree.validate(Validator(checks), preserve_errors=True)
+    # Unknown keys first: a misspelt one is often why another is missing.
+    for sections, name in get_extra_values(tree):
+        known = list(tree[sections[0]].configspec.scalars) if sections else []
+        raise source.error(sections[0], name, f"there is no such key{_suggestion(name, known)}")
+    for sections, name, error in flatten_errors(tree, result):
+        raise source.error(sections[0], name, _problem(tree, sections[0], name, error))
+
+
+def _check_sections(tree: ConfigObj, source: _Source) -> None:
+    known = [name for name in tree.configspec.sections if name != GROUP_SPEC]
+    for name in tree.scalars:
+        raise source.error("", name, "stands before the first section")
+    for name in tree.sections:
+        if name not in known and not (name.startswith(GROUP_PREFIX) and name != GROUP_PREFIX):
+            raise source.error(name, None, f"there is no such section{_suggestion(name, [*known, GROUP_SPEC])}")
+
+
+def _suggestion(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _problem(tree: ConfigObj, section: str, name: str, error: ValidateError | Literal[False]) -> str:
+    if error is False:
+        return "must be given"
+    check = str(tree[section].configspec[name])
+    problem = str(error).rstrip(".")
+    allowed = describe(check)
+    return f"{problem} ({allowed})" if allowed else problem
+
+
+def describe(check: str) -> str:
+    """What a check of the configspec lets pass, in words; empty if its own message says enough."""
+    kind, _, arguments = check.partition("(")
+    if kind == "option":
+        return "one of " + ", ".join(re.findall(r"(?<!default=)'([^']*)'", arguments))
+    words = {"integer": "integer", "float": "number", "boolean": "true or false", "quorum": "0 to 1, or off"}
+    bounds = dict(re.findall(r"(min|max)=([\d.]+)", arguments))
+    between = f", {bounds['min']} to {bounds['max']}" if bounds else ""
+    return words.get(kind, "") + between
+
+
+def _addresses(value: str | list[str]) -> tuple[ListenAddress, ...]:
+    try:
+        return parse_listen(value if isinstance(value, str) else ",".join(value))
+    except ValueError as error:
+        raise _Unreadable(str(error)) from error
+
+
+def _server(value: str | list[str]) -> ServerAddress:
+    if not isinstance(value, str):
+        raise _Unreadable("is a list; one server is needed")
+    try:
+        return parse_server(value)
+    except ValueError as error:
+        raise _Unreadable(str(error)) from error
+
+
+def _quorum(value: str) -> float | None:
+    if value == "off":
+        return None
+    number = _number(value)
+    if not 0 <= number <= 1:
+        raise VdtValueError(value)
+    return number
+
+
+def _number(value: Any, min: str | None = None, max: str | None = None) -> float:  # noqa: A002 (the configspec's words)
+    number: float = is_float(value, min, max)
+    if not math.isfinite(number):
+        raise VdtTypeError(value)
+    return number
+
+
+class _Unreadable(ValidateError):  # type: ignore[misc]
+    """An address that can't be read; its text says how it should look."""
+
+
+# -- checks of values together
+
+
+def _build(tree: ConfigObj) -> Settings:
+    groups = {
+        name.removeprefix(GROUP_PREFIX): GroupSettings(name=name.removeprefix(GROUP_PREFIX), **tree[name])
+        for name in tree.sections
+        if name.startswith(GROUP_PREFIX)
+    }
+    postgres = {**tree["postgres"], "socket": tree["postgres"]["socket"] or None}
+    return Settings(
+        postgres=PostgresSettings(**postgres),
+        groups=groups,
+        write_batch=WriteBatchSettings(**tree["write_batch"]),
+        metrics=MetricsSettings(**tree["metrics"]),
+        log=LogSettings(**tree["log"]),
+        limits=LimitsSettings(**tree["limits"]),
+    )
+
+
+def _check_together(settings: Settings, source: _Source) -> None:
+    ours = settings.postgres
+    if not ours.listen and ours.socket is None:
+        raise source.error("postgres", "listen", "is empty and so is socket: there is nowhere to listen")
+    if not settings.groups:
+        raise source.error("postgres", None, "no server is named: a section [postgres.main] with primary is needed")
+    if ours.default not in settings.groups:
+        raise source.error("postgres", "default", f"there is no section [{GROUP_PREFIX}{ours.default}]")
+    _check_tls(ours, source)
+    for group in settings.groups.values():
+        _check_root(group, source)
+    _check_delays(settings.write_batch, source)
+
+
+def _check_tls(ours: PostgresSettings, source: _Source) -> None:
+    if ours.tls == "off":
+        return
+    for key, file in (("tls_cert", ours.tls_cert), ("tls_key", ours.tls_key)):
+        if not file:
+            raise source.error("postgres", key, f"must be given for tls = {ours.tls}")
+        _check_readable("postgres", key, file, source)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(ours.tls_cert, ours.tls_key, password="")
+    except (ssl.SSLError, ValueError) as error:
+        problem = f"certificate and key can't be used together: {error}"
+        raise source.error("postgres", "tls_cert", problem) from error
+
+
+def _check_root(group: GroupSettings, source: _Source) -> None:
+    section = GROUP_PREFIX + group.name
+    if not group.sslrootcert:
+        if group.sslmode.startswith("verify"):
+            raise source.error(section, "sslrootcert", f"must be given for sslmode = {group.sslmode}")
+        return
+    _check_readable(section, "sslrootcert", group.sslrootcert, source)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(group.sslrootcert)
+    except ssl.SSLError as error:
+        raise source.error(section, "sslrootcert", f"is not a file with PEM certificates: {error}") from error
+
+
+def _check_readable(section: str, key: str, file: str, source: _Source) -> None:
+    try:
+        Path(file).open("rb").close()
+    except OSError as error:
+        raise source.error(section, key, f"{file} can't be read: {error.strerror}") from error
+
+
+def _check_delays(batch: WriteBatchSettings, source: _Source) -> None:
+    if not batch.min_delay_ms <= batch.initial_delay_ms <= batch.max_delay_ms:
+        raise source.error("write_batch", "initial_delay_ms", "must lie between min_delay_ms and max_delay_ms")
