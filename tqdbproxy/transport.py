@@ -12,10 +12,10 @@ import contextlib
 import errno
 import os
 import socket
+import ssl
 import stat
 import sys
 from collections.abc import Callable, Coroutine
-from ssl import SSLContext
 from typing import Any, cast
 
 import uvloop
@@ -36,6 +36,9 @@ Address = TcpAddress | UnixAddress
 
 HIGH_WATER = 256 * 1024
 """Bytes queued for a slow reader before its peer's reading is paused."""
+
+SHUTDOWN_TIMEOUT_S = 5.0
+"""How long a TLS peer may take to read what is queued and to say goodbye, once we have closed."""
 
 BACKLOG = 1024
 
@@ -77,6 +80,7 @@ class Wire(asyncio.Protocol):
         self.data_received = protocol.dataReceived  # type: ignore[method-assign]
         self._producer: IPushProducer | None = None
         self._inner: asyncio.Transport = cast(asyncio.Transport, None)
+        self._tls: ssl.SSLObject | None = None
         self._lost = False
 
     # asyncio calls these
@@ -96,7 +100,9 @@ class Wire(asyncio.Protocol):
             return
         self._lost = True
         self._producer = None
+        self._read_rest()
         self.protocol.connectionLost(Failure(error.ConnectionLost(str(exc))) if exc else connectionDone)
+        self._let_go()
 
     def eof_received(self) -> bool:
         """See `asyncio.Protocol`. True: the other direction stays open (a half-closed socket)."""
@@ -179,55 +185,99 @@ class Wire(asyncio.Protocol):
         self._inner.set_protocol(self)
 
     def start_tls(
-        self, context: SSLContext, *, server_side: bool, server_hostname: str = "", received: bytes = b""
+        self, context: ssl.SSLContext, *, server_side: bool, server_hostname: str = "", received: bytes = b""
     ) -> Deferred[str]:
-        """Wrap this connection in TLS from here on.
+        """Wrap this connection in TLS from here on. Until that is done, what is written is dropped.
 
         :param received: what the peer has sent of its handshake already (direct TLS, where the first byte is read
             before it is known what it begins).
-        :return: the ALPN protocol that was agreed on, or an empty text. Fails with `TlsFailed`.
+        :return: the ALPN protocol that was agreed on, or an empty text. Fails with `TlsFailed`; the connection is lost
+            then.
         """
+        # Both at once, not when the task runs: nothing in clear is read or said any more.
+        self._inner.pause_reading()
+        self.write = _say_nothing
         return _deferred(self._start_tls(context, server_side, server_hostname, received))
 
-    async def _start_tls(self, context: SSLContext, server_side: bool, server_hostname: str, received: bytes) -> str:
+    async def _start_tls(
+        self, context: ssl.SSLContext, server_side: bool, server_hostname: str, received: bytes
+    ) -> str:
         loop = asyncio.get_running_loop()
         plain = self._inner
-        # At once, not when the task runs: a byte that came in between would be taken as clear text.
-        plain.pause_reading()
-        if received:
-            # `start_tls` has set its protocol by its first suspension and makes the connection one iteration later.
-            loop.call_soon(loop.call_soon, _give, plain, received)
         try:
-            secure = await loop.start_tls(
+            if plain.is_closing():
+                raise ConnectionResetError
+            handshake = loop.start_tls(
                 plain,
                 self,
                 context,
                 server_side=server_side,
                 server_hostname=server_hostname or None,
-                ssl_shutdown_timeout=5.0,
+                ssl_shutdown_timeout=SHUTDOWN_TIMEOUT_S,
             )
-        except (OSError, ValueError) as problem:
-            raise TlsFailed(str(problem) or "connection closed during the TLS handshake") from problem
-        if secure is None:
-            raise TlsFailed("connection closed during the TLS handshake")
+            made = loop.create_task(handshake)
+            # The task's first step asks for the TLS connection to be made in the next iteration, and then for reading;
+            # this is called right after them, so before the loop can have read what belongs behind `received`.
+            loop.call_soon(loop.call_soon, _give, plain, received)
+            secure = cast(asyncio.Transport, await made)
+            self._tls = secure.get_extra_info("ssl_object")
+            if self._tls is None:  # closed during the handshake: uvloop says that as if all were well
+                raise ConnectionResetError
+        except (OSError, ValueError, RuntimeError, asyncio.CancelledError) as problem:
+            plain.abort()
+            # uvloop tells nobody of a connection that is lost during the handshake.
+            loop.call_soon(self.connection_lost, problem)
+            raise TlsFailed(_why(problem)) from problem
         self._use(secure)
-        return secure.get_extra_info("ssl_object").selected_alpn_protocol() or ""
+        return self._tls.selected_alpn_protocol() or ""
 
     def _use(self, transport: asyncio.Transport) -> None:
         self._inner = transport
         self.write = transport.write
         transport.set_write_buffer_limits(high=HIGH_WATER)
 
+    def _read_rest(self) -> None:
+        """A TLS peer has closed while we read no further: take what it had said before (uvloop drops it)."""
+        if self._tls is None or self.disconnecting or self._inner.is_reading():
+            return
+        pieces: list[bytes] = []
+        with contextlib.suppress(ssl.SSLError):
+            while piece := self._tls.read(HIGH_WATER):
+                pieces.append(piece)
+        if pieces:
+            self.data_received(b"".join(pieces))
+
+    def _let_go(self) -> None:
+        """Break the circles, so that a lost connection's buffers are freed now and not when the collector comes."""
+        self._tls = None
+        self.write = _say_nothing
+        self.data_received = _say_nothing  # type: ignore[method-assign]
+
+
+def _say_nothing(_data: bytes) -> None:
+    """There is nobody who could be told: not in clear any more, or not at all."""
+
 
 def _give(transport: asyncio.Transport, received: bytes) -> None:
     """Hand ``received`` to the TLS protocol of ``transport`` as if it had just been read."""
-    tls = cast(asyncio.BufferedProtocol, transport.get_protocol())
-    while received:
-        room = memoryview(tls.get_buffer(len(received)))
+    tls = cast(asyncio.BufferedProtocol | None, transport.get_protocol())
+    while received and tls is not None:
+        room = tls.get_buffer(len(received))
         taken = min(len(received), len(room))
         room[:taken] = received[:taken]
         tls.buffer_updated(taken)
         received = received[taken:]
+
+
+def _why(problem: BaseException) -> str:
+    """What went wrong in a handshake, without the places in OpenSSL's source."""
+    if isinstance(problem, ssl.SSLCertVerificationError):
+        return f"certificate verify failed: {problem.verify_message}"
+    if isinstance(problem, ssl.SSLError) and problem.reason:
+        return problem.reason.lower().replace("_", " ")
+    if isinstance(problem, OSError) and problem.strerror:
+        return problem.strerror
+    return str(problem) or "connection closed during the TLS handshake"
 
 
 def _deferred(work: Coroutine[Any, Any, Any]) -> Deferred[Any]:

@@ -144,9 +144,9 @@ EXCHANGES: dict[str, Exchange] = {
         (copy_data(b"nobody is listening") + COPY_DONE + query("SELECT count(*) FROM t"), "Z"),
     ],
     "a Query in a COPY": [(query("COPY t (a, b) FROM STDIN"), "G"), (query("SELECT 1"), "")],
-    "a Bind that is wrong inside": [(frame("B", b"no end"), "")],
-    "a Query that is wrong inside": [(frame("Q", b"no end"), "")],
-    "a Parse that is wrong inside": [(frame("P", b"x\0no end"), "")],
+    "a Bind that is wrong inside": [(frame("B", b"no end") + SYNC, "Z"), (query("SELECT 1"), "Z")],
+    "a Query that is wrong inside": [(frame("Q", b"no end"), "Z"), (query("SELECT 1"), "Z")],
+    "a Parse that is wrong inside": [(frame("P", b"x\0no end") + SYNC, "Z"), (query("SELECT 1"), "Z")],
     "an Execute that is wrong inside": [(frame("E", b"x") + SYNC, "Z"), (query("SELECT 1"), "Z")],
     "a Close that is wrong inside": [(frame("C", b"") + SYNC, "Z"), (query("SELECT 1"), "Z")],
     "COPY in by the extended protocol": [

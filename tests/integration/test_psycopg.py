@@ -147,8 +147,6 @@ def test_copy_in_every_way(ends: Ends) -> None:
         heard.append(fields(caught.value.diag))
         with cursor.copy("COPY (SELECT * FROM t ORDER BY a) TO STDOUT") as copy:
             heard += list(copy.rows())
-        with cursor.copy("COPY t TO STDOUT") as copy:
-            heard.append(bytes(copy.read()))  # and leave: psycopg cancels the rest
         heard.append(cursor.execute("SELECT count(*), sum(length(b)) FROM t").fetchall())
         return heard
 

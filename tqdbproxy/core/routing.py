@@ -32,19 +32,6 @@ BECAUSE = {reason: Forward(reason) for reason in Reason}
 
 
 @dataclass(frozen=True, slots=True)
-class Situation:
-    """Where the session stands as the statement arrives.
-
-    ``alone``: the statement is the only one of its unit and nothing else is outstanding. ``known``: the session's
-    settings are known.
-    """
-
-    in_transaction: bool
-    alone: bool
-    known: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Rules:
     """What the configuration allows."""
 
@@ -52,23 +39,35 @@ class Rules:
     max_bytes: int = 8 * 1024 * 1024
 
 
-def choose(hints: Hints | None, static: Reason | None, size: int, situation: Situation, rules: Rules) -> Route:
+def choose(
+    hints: Hints | None,
+    static: Reason | None,
+    size: int,
+    rules: Rules,
+    *,
+    in_transaction: bool,
+    alone: bool,
+    known: bool,
+) -> Route:
     """Decide for one statement.
 
     :param static: why its text alone can't be batched, if so.
     :param size: bytes that it would add to a batch.
+    :param in_transaction: one is open on its session.
+    :param alone: it is the only statement of its unit, and nothing else is outstanding on its session.
+    :param known: the session's settings are known.
     """
     if hints is None or not hints.batch_ms:
         return UNHINTED
     if not rules.batching:
         return BECAUSE[Reason.DISABLED]
-    if situation.in_transaction:
+    if in_transaction:
         return BECAUSE[Reason.TRANSACTION]
     if static is not None:
         return BECAUSE[static]
-    if not situation.alone:
+    if not alone:
         return BECAUSE[Reason.PIPELINE]
-    if not situation.known:
+    if not known:
         return BECAUSE[Reason.SESSION_STATE]
     if size > rules.max_bytes:
         return BECAUSE[Reason.NO_CAPACITY]

@@ -55,9 +55,12 @@ def frames(data: bytes, position: int = 0) -> Iterator[tuple[int, int, int]]:
         position = end
 
 
-def text_at(data: bytes, position: int) -> tuple[bytes, int]:
-    """The zero-terminated text at ``position`` and the position after it. Raises `FramingError`."""
-    end = data.find(0, position)
+def text_at(data: bytes, position: int, limit: int | None = None) -> tuple[bytes, int]:
+    """The zero-terminated text at ``position`` and the position after it. Raises `FramingError`.
+
+    :param limit: the end of its frame, if ``data`` goes on after it.
+    """
+    end = data.find(0, position, limit)
     if end < 0:
         raise FramingError("a text without its terminating zero")
     return data[position:end], end + 1

@@ -96,8 +96,8 @@ class Parse:
     @classmethod
     def parse(cls, data: bytes, position: int, end: int) -> Parse:
         """Read the frame at ``position``. Raises `FramingError`."""
-        name, at = text_at(data, position + HEADER_SIZE)
-        text, at = text_at(data, at)
+        name, at = text_at(data, position + HEADER_SIZE, end)
+        text, at = text_at(data, at, end)
         return cls(name, text, data[at:end])
 
     def encode(self) -> bytes:
@@ -116,8 +116,8 @@ class Bind:
     @classmethod
     def parse(cls, data: bytes, position: int, end: int) -> Bind:
         """Read the frame at ``position``. Raises `FramingError`."""
-        portal, at = text_at(data, position + HEADER_SIZE)
-        statement, at = text_at(data, at)
+        portal, at = text_at(data, position + HEADER_SIZE, end)
+        statement, at = text_at(data, at, end)
         return cls(portal, statement, data[at:end])
 
     def encode(self) -> bytes:

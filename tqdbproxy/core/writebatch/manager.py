@@ -60,7 +60,6 @@ class Manager:
             group = self._groups[write.key] = Group(write.key, now)
         group.recent.note(write.writer, now)
         group.add(write)
-        write.done.addBoth(self._answered)
         self._consider(group, now + write.window_s)
         return write.done
 
@@ -122,7 +121,8 @@ class Manager:
         self._metrics.batch_closed[why] += 1
         self._metrics.batch_size.observe(len(writes))
         self._metrics.batch_delay.observe(waited)
-        batch = Batch(writes, Company(len(writes), waited, Strategy.SINGLE), self._executor, self._metrics)
+        company = Company(len(writes), waited, Strategy.SINGLE)
+        batch = Batch(writes, company, self._executor, self._metrics, self._answer)
         self._running[batch] = now
         batch.start().addCallback(self._batch_ended, group, batch)
 
@@ -139,14 +139,15 @@ class Manager:
         elif quorum_reached(len(group.waiting), group.recent.count, self.limits.quorum):
             self._close(group, "quorum")
 
-    def _answered(self, result: Result) -> Result:
+    def _answer(self, write: Write, result: Result) -> None:
+        """``write`` has its result: its place is free."""
         self.pending -= 1
+        write.done.callback(result)
         if not self.pending and self._drained:
             self.stop()
             drained, self._drained = self._drained, []
             for waiting in drained:
                 waiting.callback(None)
-        return result
 
     def _take_out(self, write: Write, result: Result) -> bool:
         group = self._groups.get(write.key)
@@ -155,7 +156,7 @@ class Manager:
         if not group.waiting:
             group.stop_timer()
             group.due = ""
-        write.done.callback(result)
+        self._answer(write, result)
         return True
 
     def _sweep(self) -> None:

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from tqdbproxy.core.metrics import Metrics
 from tqdbproxy.core.statement import Strategy
 from tqdbproxy.core.writebatch.executor import Executor
-from tqdbproxy.core.writebatch.types import Alone, Company, Done, Failed, Outcome, Replied, Unknown, Write
+from tqdbproxy.core.writebatch.types import Alone, Company, Done, Failed, Outcome, Replied, Result, Unknown, Write
 
 MAX_ROUNDS = 4
 
@@ -23,13 +23,22 @@ MAX_ROUNDS = 4
 class Batch:
     """The execution of ``writes``; `start` returns when every member has its result or was left to its own session."""
 
-    __slots__ = ("_attempt", "_executor", "_finished", "_metrics", "_round", "_writes", "company", "started")
+    __slots__ = ("_answer", "_attempt", "_executor", "_finished", "_metrics", "_round", "_writes", "company", "started")
 
-    def __init__(self, writes: Sequence[Write], company: Company, executor: Executor, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        writes: Sequence[Write],
+        company: Company,
+        executor: Executor,
+        metrics: Metrics,
+        answer: Callable[[Write, Result], None],
+    ) -> None:
+        """``answer`` gives a write its result."""
         self._writes = list(writes)
         self.company = company
         self._executor = executor
         self._metrics = metrics
+        self._answer = answer
         self._round = 0
         self._finished: Deferred[None] = Deferred()
         self._attempt: Deferred[Outcome] | None = None
@@ -39,7 +48,7 @@ class Batch:
         if len(self._writes) == 1:
             alone = self._writes.pop()
             self._count(1, Strategy.SINGLE)
-            alone.done.callback(Alone(self.company, self._finished))
+            self._answer(alone, Alone(self.company, self._finished))
         else:
             self._try()
         return self._finished
@@ -64,13 +73,20 @@ class Batch:
             self._leave(self._writes)
             self._finished.callback(None)
         else:
-            self._each(lambda _write: Unknown(self.company))
+            unknown = Unknown(self.company)
+            for write in self._writes:
+                self._answer(write, unknown)
+            self._finished.callback(None)
 
     def _deliver(self, outcome: Done) -> None:
         company = Company(len(self._writes), self.company.waited_s, outcome.strategy)
         self._count(len(self._writes), outcome.strategy)
-        replies = iter(outcome.replies)
-        self._each(lambda _write: Replied(next(replies), company))
+        replied = Replied(b"", company)
+        for write, reply in zip(self._writes, outcome.replies, strict=True):
+            if reply is not replied.reply:  # most get the same bytes
+                replied = Replied(reply, company)
+            self._answer(write, replied)
+        self._finished.callback(None)
 
     def _retry(self, failed: int) -> None:
         """Execute the failed member alone and the others again, as long as there are rounds and others."""
@@ -88,12 +104,7 @@ class Batch:
         company = Company(1, self.company.waited_s, Strategy.SINGLE)
         for write in writes:
             self._count(1, Strategy.SINGLE)
-            write.done.callback(Alone(company, Deferred()))
-
-    def _each(self, result: Callable[[Write], Replied | Unknown]) -> None:
-        for write in self._writes:
-            write.done.callback(result(write))
-        self._finished.callback(None)
+            self._answer(write, Alone(company, Deferred()))
 
     def _count(self, writes: int, strategy: Strategy) -> None:
         self._metrics.batch_methods[strategy.value] += 1

@@ -60,12 +60,15 @@ class LocalView:
     def concerns(self, data: bytes, is_view: Callable[[bytes], bool]) -> bool:
         """Whether a unit about the view begins with the first frame of ``data``. Raises `FramingError`."""
         for kind, begin, end in frames(data):
-            if kind == PARSE:
-                self.asking = is_view(Parse.parse(data, begin, end).text)
-            elif kind == BIND:
-                self.asking = Bind.parse(data, begin, end).statement in self._statements
-            elif kind in (DESCRIBE, CLOSE) and data[begin + HEADER_SIZE] == b"S"[0]:
-                self.asking = text_at(data, begin + HEADER_SIZE + 1)[0] in self._statements
+            try:
+                if kind == PARSE:
+                    self.asking = is_view(Parse.parse(data, begin, end).text)
+                elif kind == BIND:
+                    self.asking = Bind.parse(data, begin, end).statement in self._statements
+                elif kind in (DESCRIBE, CLOSE) and data[begin + HEADER_SIZE : end][:1] == b"S":
+                    self.asking = text_at(data, begin + HEADER_SIZE + 1, end)[0] in self._statements
+            except FramingError:
+                self.asking = False  # malformed inside: the server has the words for it
             break
         return self.asking
 

@@ -100,8 +100,7 @@ class SessionProtocol:
         assert unit is not None
         assert step.key is not None
         unit.server = self._server
-        size = len(unit.tail) + len(unit.text.stripped)
-        self._waiting = write = Write(step.key, unit.template, size, step.window_s, self, unit)
+        self._waiting = write = Write(step.key, unit.template, unit.size, step.window_s, self, unit)
         self._kept = step.rest
         answered = self._hub.batches.submit(write)
         if answered is None:

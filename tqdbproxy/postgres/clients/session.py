@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tqdbproxy.core.metrics import CallerCounts
-from tqdbproxy.core.routing import Batched, Forward, Route, Rules, Situation, choose
+from tqdbproxy.core.routing import Batched, Forward, Route, Rules, choose
 from tqdbproxy.core.statement import BatchKey, Kind, Reason
 from tqdbproxy.core.writebatch.types import Company
 from tqdbproxy.postgres.clients import units
@@ -21,7 +21,15 @@ from tqdbproxy.postgres.clients.local import LocalView
 from tqdbproxy.postgres.clients.prepared import Prepared, PreparedStatement
 from tqdbproxy.postgres.clients.status import Status
 from tqdbproxy.postgres.clients.tally import Tally
-from tqdbproxy.postgres.framing import HEADER_SIZE, MAX_LENGTH, MIN_LENGTH, end_of_frame, length_at, text_at
+from tqdbproxy.postgres.framing import (
+    HEADER_SIZE,
+    MAX_LENGTH,
+    MIN_LENGTH,
+    FramingError,
+    end_of_frame,
+    length_at,
+    text_at,
+)
 from tqdbproxy.postgres.messages import (
     BIND,
     CLOSE,
@@ -122,11 +130,13 @@ class Session:
         self._previous = SYNC
         self._last_query = 0
         self._bound_hinted = False
+        self._again = units.Pattern(None, self.prepared)
+        """The shape of the last extended unit of interest; most sessions say the same thing again and again."""
         self._effects: list[tuple[int, Text]] = []
         self._timed: list[tuple[int, CallerCounts, float]] = []
         self._shard = history.group
         self._forwarded = Status(history.group, "primary")
-        self.last = Status(history.group)
+        self._last: Status | Company = Status(history.group)
 
     # What the client says
 
@@ -138,6 +148,10 @@ class Session:
                 return step
         return self._walk(data)
 
+    def last(self) -> Status:
+        """How the last statement was executed."""
+        return self._last if isinstance(self._last, Status) else Status.batched(self._shard, self._last)
+
     @property
     def idle(self) -> bool:
         """Nothing outstanding, no transaction open."""
@@ -148,7 +162,7 @@ class Session:
         kind = data[0]
         if kind == QUERY:
             return self._query(data)
-        if self.view.asking or (kind in OPENING and self.view.concerns(data, self._is_view)):
+        if self.view.asking or (kind in OPENING and self._is_about_view(data)):
             return self._ask(data)
         if self.sent != self.done or kind not in OPENING:
             return PASS_ON
@@ -176,14 +190,24 @@ class Session:
         """An extended-protocol unit begins here, with nothing outstanding before it."""
         if data[0] != PARSE and not self.prepared.interesting:
             return PASS_ON
+        unit = self._again.match(data, self.prepared)
+        if unit is not None:
+            return self._consider(unit, b"")
         unit = units.extended(data, self._texts, self.prepared)
         if unit is units.Shape.MORE and len(data) <= INSPECTED:
             return Step(rest=data)
         if isinstance(unit, Unit) and (unit.text.hints or unit.text.interesting):
+            self._again = units.Pattern(unit, self.prepared)
             return self._consider(unit, data[len(unit.raw) :])
         if self.prepared.unsent and not (data[0] == PARSE and data[HEADER_SIZE : HEADER_SIZE + 1] == b"\0"):
             return Step(forward=self._repair(), rest=data)
         return PASS_ON
+
+    def _is_about_view(self, data: bytes) -> bool:
+        if data[0] == PARSE or self.view.known:
+            head = self._again.head
+            return not (head and data.startswith(head)) and self.view.concerns(data, self._is_view)
+        return False
 
     def _is_view(self, text: bytes) -> bool:
         return self._texts.look(text).view
@@ -192,20 +216,20 @@ class Session:
         """A unit about the status view, which is answered when all before it is."""
         if self.sent != self.done:
             return Step(rest=data, hold=True)
-        local, used = self.view.answer(data, self.last, self.status)
+        local, used = self.view.answer(data, self.last(), self.status)
         return Step(local=local, rest=data[used:])
 
     def _ask_simply(self, data: bytes, end: int) -> Step:
         if self.sent != self.done:
             return Step(rest=data, hold=True)
-        return Step(local=self.view.simple(self.last, self.status), rest=data[end:])
+        return Step(local=self.view.simple(self.last(), self.status), rest=data[end:])
 
     def _consider(self, unit: Unit, rest: bytes) -> Step | None:
         """One statement between two Syncs, nothing outstanding: choose its way."""
         text = unit.text
-        counts = self._tally.of(text)
+        counts = unit.counts = self._tally.of(text)
         counts.queries += 1
-        route = self._choose(text, len(unit.tail) + len(text.stripped), alone=True)
+        route = self._choose(text, unit.size, alone=True)
         if isinstance(route, Batched):
             identity = self.history.identity
             assert identity is not None  # `choose` saw to it
@@ -217,28 +241,35 @@ class Session:
         return Step(forward=raw, rest=rest) if rest or raw is not unit.raw else None
 
     def _choose(self, text: Text, size: int, *, alone: bool) -> Route:
-        situation = Situation(self.status != IDLE, alone and self.tracked, self.history.identity is not None)
-        return choose(text.hints, text.reason, size, situation, self.rules)
+        return choose(
+            text.hints,
+            text.reason,
+            size,
+            self.rules,
+            in_transaction=self.status != IDLE,
+            alone=alone and self.tracked,
+            known=self.history.identity is not None,
+        )
 
     def _excluded(self, route: Route, counts: CallerCounts, number: int) -> None:
         """A statement of interest is forwarded in the unit with this number: note why, and when it began."""
         self._timed.append((number, counts, self._now()))
         if isinstance(route, Forward) and route.reason is not None:
             counts.exclude(route.reason)
-            self.last = Status(self._shard, "primary", reason=route.reason)
+            self._last = Status(self._shard, "primary", reason=route.reason)
 
     def forward_alone(self, unit: Unit, company: Company | None, reason: Reason | None = None) -> bytes:
         """A unit that left the forward lane comes back to it: what to send."""
         raw = self._send(unit)
-        self._excluded(Forward(reason), self._tally.of(unit.text), self.sent)
+        self._excluded(Forward(reason), unit.counts, self.sent)
         if company is not None:
-            self.last = Status(self._shard, "write-batch", company)
+            self._last = company
         return raw
 
     def batched(self, unit: Unit, company: Company, seconds: float) -> None:
         """A unit was executed in a batch, and its reply is about to be sent."""
-        self.last = Status(self._shard, "write-batch", company)
-        counts = self._tally.of(unit.text)
+        self._last = company
+        counts: CallerCounts = unit.counts
         counts.batched += 1
         counts.latency.observe(seconds)
         if unit.simple:
@@ -254,7 +285,7 @@ class Session:
             self._query_sent()
         else:
             self.sent += 1
-            self.last = self._forwarded
+            self._last = self._forwarded
             if unit.parse:
                 self.prepared.parsed(self.sent, b"", PreparedStatement(unit.text, unit.types))
             else:
@@ -273,7 +304,7 @@ class Session:
         self.sent += 1
         self._last_query = self.sent
         self._previous = QUERY
-        self.last = self._forwarded
+        self._last = self._forwarded
         self.prepared.dropped(b"")
 
     def _note(self, text: Text, number: int, *, alone: bool) -> None:
@@ -333,12 +364,15 @@ class Session:
         elif kind == FUNCTION_CALL:
             self.tracked = self.tracked and previous not in OPENING
             self.sent += 1
-        elif kind == PARSE:
-            self._look_at_parse(Parse.parse(data, at, end))
-        elif kind == BIND:
-            self._look_at_bind(Bind.parse(data, at, end))
-        elif kind == CLOSE and data[at + HEADER_SIZE] == b"S"[0]:
-            self.prepared.dropped(text_at(data, at + HEADER_SIZE + 1)[0])
+        try:
+            if kind == PARSE:
+                self._look_at_parse(Parse.parse(data, at, end))
+            elif kind == BIND:
+                self._look_at_bind(Bind.parse(data, at, end))
+            elif kind == CLOSE and data[at + HEADER_SIZE : end][:1] == b"S":
+                self.prepared.dropped(text_at(data, at + HEADER_SIZE + 1, end)[0])
+        except FramingError:
+            return  # malformed inside: the server has the words for it
 
     def _executed(self) -> None:
         """An Execute goes by; if it was bound to a statement with hints, it is counted already."""
@@ -346,7 +380,7 @@ class Session:
             self._bound_hinted = False
         else:
             self._tally.plain[Kind.OTHER].queries += 1
-            self.last = self._forwarded
+            self._last = self._forwarded
 
     def _look_at_query(self, text: Text) -> None:
         self._query_sent()

@@ -22,6 +22,11 @@ class Status:
     company: Company | None = None
     reason: Reason | None = None
 
+    @classmethod
+    def batched(cls, shard: str, company: Company) -> Status:
+        """Of a write that was executed in company."""
+        return cls(shard, "write-batch", company)
+
     def rows(self) -> tuple[tuple[str, str], ...]:
         """The rows of the view."""
         company = self.company

@@ -12,7 +12,7 @@ import struct
 from enum import Enum
 
 from tqdbproxy.postgres.clients.prepared import Prepared
-from tqdbproxy.postgres.framing import HEADER_SIZE, FramingError, end_of_frame, text_at
+from tqdbproxy.postgres.framing import HEADER_SIZE, FramingError, end_of_frame, length_at, text_at
 from tqdbproxy.postgres.messages import BIND, CLOSE, DESCRIBE, EXECUTE, PARSE, SYNC, TERMINATE, Bind, Parse
 from tqdbproxy.postgres.sql import Text, Texts
 from tqdbproxy.postgres.unit import NO_LIMIT, PORTAL, STATEMENT, Unit
@@ -117,6 +117,54 @@ def _unit(raw: bytes, places: dict[int, tuple[int, int]], texts: Texts, prepared
     )
     unit.asks()  # raises if the Bind is malformed
     return unit
+
+
+class Pattern:
+    """The shape of a unit, to recognize the next one that differs in its parameters only, in a tenth of the time.
+
+    ``head``: its Parse frame, if it has one. ``names``: of the portal and the statement, as its Bind has them.
+    ``after``: all that follows the Bind.
+    """
+
+    __slots__ = ("_after", "_name", "_names", "_statement", "_unit", "head")
+
+    def __init__(self, unit: Unit | None, prepared: Prepared) -> None:
+        """``unit`` None: a pattern that nothing matches."""
+        self._unit = unit
+        self.head = b""
+        if unit is None:
+            return
+        begin = end_of_frame(unit.raw, 0) if unit.parse else 0
+        end = end_of_frame(unit.raw, begin)
+        bind = Bind.parse(unit.raw, begin, end)
+        self.head = unit.raw[:begin]
+        self._names = b"%b\0%b\0" % (bind.portal, bind.statement)
+        self._after = unit.raw[end:]
+        self._name = bind.statement
+        self._statement = prepared.get(bind.statement)
+
+    def match(self, data: bytes, prepared: Prepared) -> Unit | None:
+        """The unit that ``data`` is, if it is one of this pattern and nothing follows it."""
+        unit = self._unit
+        if unit is None or not data.startswith(self.head):
+            return None
+        at = len(self.head)
+        names = at + HEADER_SIZE
+        if names > len(data) or data[at] != BIND or not data.startswith(self._names, names):
+            return None
+        end = at + 1 + length_at(data, at + 1)[0]
+        begin = names + len(self._names)
+        if end < begin or data[end:] != self._after:
+            return None
+        if not unit.parse and prepared.get(self._name) is not self._statement:
+            return None
+        again = unit.again(data, data[begin:end])
+        if unit.text.returning:
+            try:
+                again.asks()
+            except FramingError:
+                return None
+        return again
 
 
 def _describes(raw: bytes, place: tuple[int, int] | None, bind: Bind) -> int | None:

@@ -46,6 +46,21 @@ class Answer:
     aside: list[bytes] = field(default_factory=list)
 
 
+class SameReplies:
+    """Replies without rows: most members of a batch get the same bytes, which are put together once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], bytes] = {}
+
+    def of(self, unit: Unit, complete: bytes) -> bytes:
+        """What ``unit`` gets, given its CommandComplete."""
+        shape = (unit.simple, unit.parse, unit.describe, unit.close, complete)
+        reply = self._known.get(shape)
+        if reply is None:
+            reply = self._known[shape] = unit.reply(b"", b"", complete)
+        return reply
+
+
 class Cutter:
     """Walks over the whole answer once."""
 
@@ -54,7 +69,7 @@ class Cutter:
         self._units = units
         self._asked = list(asked)
         self._described: dict[Asked, bytes] = {}
-        self._same: dict[tuple[object, ...], bytes] = {}
+        self._same = SameReplies()
 
     def cut(self, data: bytes) -> Answer:
         """``data`` is the whole answer, from the first message to ReadyForQuery."""
@@ -104,9 +119,4 @@ class Cutter:
         asked = unit.asks()
         if asked is not None or rows:
             return unit.reply(self._described[asked] if asked else b"", b"".join(rows), complete)
-        # Most members of a batch get the same bytes: put them together once.
-        shape = (unit.simple, unit.parse, unit.describe, unit.close, complete)
-        reply = self._same.get(shape)
-        if reply is None:
-            reply = self._same[shape] = unit.reply(b"", b"", complete)
-        return reply
+        return self._same.of(unit, complete)

@@ -15,7 +15,7 @@ from tqdbproxy.postgres.framing import HEADER, frame
 from tqdbproxy.postgres.mergeable import Mergeable
 from tqdbproxy.postgres.messages import DESCRIBE_PORTAL_FRAME, EXECUTE_ALL_FRAME, SYNC_FRAME, Parse, close_statement
 from tqdbproxy.postgres.servers import merging
-from tqdbproxy.postgres.servers.answers import Answer, Cutter
+from tqdbproxy.postgres.servers.answers import Answer, Cutter, SameReplies
 from tqdbproxy.postgres.servers.statements import Statements
 from tqdbproxy.postgres.unit import NO_LIMIT, PORTAL, Asked, Unit
 
@@ -160,8 +160,13 @@ class MergedExchange(Exchange):
     def _prepare_piece(self, unit: Unit, rows: int) -> bytes:
         if rows == 1:
             return self._prepare(unit.template, unit.sql, unit.types)
+        piece = (unit.template, rows)
+        name = self._names.get(piece) or self._statements.use(piece)
+        if name is not None:  # the text of many rows is long: don't make it in vain
+            self._names[piece] = name
+            return name
         types = merging.piece_types(unit.types, self._mergeable.parameters, rows)
-        return self._prepare((unit.template, rows), self._mergeable.rows(rows), types)
+        return self._prepare(piece, self._mergeable.rows(rows), types)
 
     def _end(self, data: bytes) -> Outcome:
         answer = Cutter((), ()).cut_tags(data)
@@ -169,7 +174,8 @@ class MergedExchange(Exchange):
         if answer.sqlstate:
             self.refused = answer.sqlstate == merging.DIVISION_BY_ZERO and len(answer.replies) == len(self._sizes)
             return Failed(None)
-        return Done([unit.reply(b"", b"", INSERTED_ONE) for unit in self._units], Strategy.MERGED)
+        same = SameReplies()
+        return Done([same.of(unit, INSERTED_ONE) for unit in self._units], Strategy.MERGED)
 
 
 INSERTED_ONE = frame(b"C", b"INSERT 0 1\0")

@@ -3,9 +3,11 @@
 The rows are cut into pieces of fixed sizes, so that each piece's statement is parsed once per connection; a piece's
 Bind is put together from the members' raw parameter bytes. Behind them, in the same transaction and round trip, runs
 a guard: a query that fails, and so takes everything back, unless the table is an ordinary one without rules, row-level
-security or triggers (but those of foreign keys), and exactly as many rows were inserted as there are members. The
-INSERTs hold a lock on the table that keeps all of that from changing until the commit, so the guard can't be
-overtaken: there is no knowledge of the catalogue that could go stale. The law of this module: no I/O.
+security or triggers (but those of foreign keys), and at least as many rows were inserted as there are members; without
+triggers it can't be more. (The server counts insertions since it last reported its statistics, hence "at least"; with
+track_counts off the guard always fails.) The INSERTs hold a lock on the table that keeps all of that from changing
+until the commit, so the guard can't be overtaken: there is no knowledge of the catalogue that could go stale. The law
+of this module: no I/O.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ LARGEST_PIECE = 256
 NULL = 0xFFFFFFFF
 
 _GUARD = (
-    b"SELECT 1 / (pg_catalog.pg_stat_get_xact_tuples_inserted(c.oid) = $1"
+    b"SELECT 1 / (pg_catalog.pg_stat_get_xact_tuples_inserted(c.oid) >= $1"
     b" AND c.relkind = 'r' AND NOT c.relhasrules AND NOT c.relrowsecurity AND NOT c.relispartition"
     b" AND NOT (c.relhastriggers AND EXISTS (SELECT FROM pg_catalog.pg_trigger t"
     b" WHERE t.tgrelid = c.oid AND NOT t.tgisinternal)))::pg_catalog.int4"
