@@ -121,7 +121,11 @@ class Turn:
     waits: bool
 
 
-conversations = st.lists(st.builds(Turn, simple | inserts | fragments, st.booleans()), max_size=12)
+END = Turn(lambda _token: m.SYNC, True)
+"""A server says nothing about an unfinished unit, so the last one is finished."""
+
+turns = st.builds(Turn, simple | inserts | fragments, st.booleans())
+conversations = st.lists(turns, max_size=12).map(lambda conversation: [*conversation, END])
 pieces = st.lists(st.integers(1, 60), max_size=4)
 
 

@@ -182,7 +182,8 @@ def make_service(settings: Settings, path: str | None) -> ProxyService:
 def _server(group: GroupSettings) -> PrimaryServer:
     context = tls.for_servers(group.sslmode, group.sslrootcert)
     server_tls = ServerTls(context, required=group.sslmode != "prefer")
-    return PrimaryServer(group.name, group.primary, server_tls, group.connect_timeout_s, transport.connect)
+    clock = cast(IReactorTime, reactor)
+    return PrimaryServer(group.name, group.primary, server_tls, group.connect_timeout_s, transport.connect, clock)
 
 
 def _batch_limits(settings: WriteBatchSettings) -> Limits:

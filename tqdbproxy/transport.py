@@ -100,9 +100,11 @@ class Wire(asyncio.Protocol):
             return
         self._lost = True
         self._producer = None
-        self._read_rest()
-        self.protocol.connectionLost(Failure(error.ConnectionLost(str(exc))) if exc else connectionDone)
-        self._let_go()
+        try:
+            self._read_rest()
+        finally:
+            self.protocol.connectionLost(Failure(error.ConnectionLost(str(exc))) if exc else connectionDone)
+            self._let_go()
 
     def eof_received(self) -> bool:
         """See `asyncio.Protocol`. True: the other direction stays open (a half-closed socket)."""

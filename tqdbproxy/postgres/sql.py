@@ -76,7 +76,7 @@ class Texts:
     are judged, too.
     """
 
-    __slots__ = ("_comments", "_kept_bytes", "_lifter", "_limit", "_max_hint_ms", "_unhinted", "known")
+    __slots__ = ("_alike", "_comments", "_kept_bytes", "_lifter", "_limit", "_max_hint_ms", "_unhinted", "known")
 
     def __init__(self, limit: int = 4096, max_hint_ms: float = 1000.0, *, unhinted: bool = False) -> None:
         self.known: dict[bytes, Text] = {}
@@ -85,6 +85,7 @@ class Texts:
         self._kept_bytes = 0
         self._unhinted = unhinted
         self._lifter = Lifter(parse)
+        self._alike: dict[bytes, tuple[Text, bytes, tuple[int, ...]]] = {}
         self._comments: dict[tuple[bytes, ...], tuple[Hints | None, tuple[bool, ...]]] = {}
 
     def look(self, text: bytes) -> Text:
@@ -107,6 +108,7 @@ class Texts:
         `tqdbproxy.postgres.liftable`.
         """
         self._lifter.keep_strings(text.stripped)
+        self._alike.clear()
         template = text.lifted.template if text.lifted is not None else None
         for old in [old for old, found in self.known.items() if found.lifted and found.lifted.template == template]:
             del self.known[old]
@@ -127,6 +129,9 @@ class Texts:
         if parts is None:
             # A syntax error, unless standard_conforming_strings is off.
             return _UNKNOWABLE if is_suspicious(text.lower()) else PLAIN
+        found = self._like(parts, text)
+        if found is not None:
+            return found
         hints, places = self._hints(parts)
         asks = hints is not None and hints.asks
         if self._unhinted and not asks:
@@ -135,8 +140,33 @@ class Texts:
         if asks and not doubt:
             found = self._by_shape(parts, places, hints)
             if found is not None:
+                self._remember(parts, text, found)
                 return found
         return self._whole(text, parts, places, hints, asks, doubt)
+
+    def _like(self, parts: list[bytes], text: bytes) -> Text | None:
+        """A text that differs from one seen before in lifted constants only: half of the way can be left out."""
+        if b"\\" in text:
+            return None
+        constants = cut(parts.copy())
+        found = self._alike.get(constants.key)
+        if found is None:
+            return None
+        old, template, types = found
+        lifted = Lifted(template, types, tuple(constants.values))
+        return Text(old.kind, old.hints, NONE, False, True, None, old.returning, template, None, lifted)
+
+    def _remember(self, parts: list[bytes], text: bytes, found: Text) -> None:
+        """Keep what texts like this one have in common, if all of their constants are lifted and none matters."""
+        lifted = found.lifted
+        if lifted is None or found.reason is not None or b"\\" in text or len(text) > MAX_COMMENTS:
+            return
+        constants = cut(parts.copy())
+        if len(constants.values) != len(lifted.values):
+            return
+        if len(self._alike) >= self._limit:
+            self._alike.clear()
+        self._alike[constants.key] = (found, lifted.template, lifted.types)
 
     def _by_shape(self, parts: list[bytes], places: list[int], hints: Hints | None) -> Text | None:
         """The text by what is known of its like; None: its constants matter."""

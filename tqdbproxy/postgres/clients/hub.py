@@ -78,10 +78,10 @@ class ServerEnd(Protocol):
     def pipe(self) -> None:
         """Pass everything on unseen."""
 
-    def client_sends_no_more(self) -> None:
+    def client_sends_no_more(self, *, mid_message: bool = False) -> None:
         """The client's end of the connection is closed for sending."""
 
-    def orphan(self) -> None:
+    def orphan(self, *, mid_message: bool = False) -> None:
         """The client is gone."""
 
     def cancel(self, key: bytes) -> Deferred[None]:

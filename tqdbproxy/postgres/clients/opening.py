@@ -117,6 +117,7 @@ class ClientProtocol(Protocol):
         if direct and alpn != "postgresql":
             # As PostgreSQL: otherwise another protocol could be passed off as this one.
             self._drop("direct TLS without the ALPN protocol postgresql")
+            return
         kept, self._kept = self._kept, b""
         if kept:
             self.transport.resumeProducing()
@@ -165,6 +166,8 @@ class ClientProtocol(Protocol):
             self.refuse(problem)
 
     def _not_begun(self, failure: Failure) -> None:
+        if self._lost:
+            return  # and so is its server connection: nobody has to be told
         if failure.check(ServerClosed) and self._server is not None and self._server.said_why:
             self.transport.loseConnection()  # the client has the server's own words
         elif isinstance(failure.value, ProxyError):

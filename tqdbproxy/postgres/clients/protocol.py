@@ -164,7 +164,7 @@ class SessionProtocol:
         """The client is gone. What it has sent is executed, as its server would have done."""
         self._client_gone = self._half_closed = True
         if self._waiting is None:
-            self._server.orphan()
+            self._server.orphan(mid_message=self._session.mid_message)
 
     def server_lost(self) -> None:
         """The server connection is gone: a write that waits elsewhere still gets its answer."""
@@ -184,10 +184,10 @@ class SessionProtocol:
         if self._server_gone:
             self._transport.loseConnection()
         elif self._client_gone:
-            self._server.orphan()
+            self._server.orphan(mid_message=self._session.mid_message)
         elif self._half_closed and not self._held:
             self._half_closed = False
-            self._server.client_sends_no_more()
+            self._server.client_sends_no_more(mid_message=self._session.mid_message)
         elif self._draining and self._session.idle:
             self._refuse(Stopped("terminating connection due to administrator command"))
 

@@ -157,6 +157,11 @@ class Session:
         """Nothing outstanding, no transaction open."""
         return self.sent == self.done and self.status == IDLE and self._previous not in OPENING
 
+    @property
+    def mid_message(self) -> bool:
+        """The last message that was passed on isn't complete."""
+        return self._skip > 0
+
     def _begin(self, data: bytes) -> Step | None:
         """A unit begins with ``data``; `PASS_ON` if it is for the forward lane's walk."""
         kind = data[0]

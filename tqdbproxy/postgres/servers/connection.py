@@ -14,7 +14,7 @@ from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.python.failure import Failure
 
 from tqdbproxy.core.writebatch.types import Lost, Outcome
-from tqdbproxy.errors import ServerClosed
+from tqdbproxy.errors import ServerClosed, TlsFailed
 from tqdbproxy.postgres.framing import HEADER_SIZE, MAX_LENGTH, MIN_LENGTH, FramingError, length_at
 from tqdbproxy.postgres.messages import (
     CLOSE_COMPLETE,
@@ -98,6 +98,7 @@ class ServerConnection(TwistedProtocol):
         self._skip = 0
         self._failed = False
         self._swallow = 0
+        self._piped = False
         self._watched = WATCHED
 
     def connectionMade(self) -> None:
@@ -119,8 +120,16 @@ class ServerConnection(TwistedProtocol):
         elif self._login is not None and self._logged_in is not None:
             self._login_received(data, self._login)
         else:
-            # More than the one byte: somebody in between has injected it (CVE-2021-23222). Or nobody asked.
-            self.transport.abortConnection()
+            self._uncalled_for(data)
+
+    def _uncalled_for(self, data: bytes) -> None:
+        """More than the one byte: somebody in between has injected it (CVE-2021-23222). Or nobody asked."""
+        answer, self._tls_answer = self._tls_answer, None
+        self.transport.abortConnection()
+        if answer is not None:
+            injected = data[0] in b"SN"
+            why = "unencrypted data after its answer" if injected else f"an answer that is neither S nor N: {data[:1]!r}"
+            answer.errback(TlsFailed(f"to the SSL request the server sent {why}"))
 
     def _login_received(self, data: bytes, login: Login) -> None:
         try:
@@ -175,6 +184,7 @@ class ServerConnection(TwistedProtocol):
 
     def pipe(self) -> None:
         """Pass everything on unseen from here on: a replication connection."""
+        self._piped = True
         self.dataReceived = self._to_client  # type: ignore[method-assign, assignment]
         self.transport.rebind()
 
@@ -183,18 +193,28 @@ class ServerConnection(TwistedProtocol):
         self._swallow = replies
         self._watched = WATCHED_SWALLOWING if replies else WATCHED
 
-    def client_sends_no_more(self) -> None:
-        """The client's end is closed for sending: so is this one, and the server ends when it has done what it has."""
-        if self.alive and not self.transport.loseWriteConnection():
+    def client_sends_no_more(self, *, mid_message: bool = False) -> None:
+        """The client's end is closed for sending: so is this one, and the server ends when it has done what it has.
+
+        :param mid_message: the last message is cut off, so that another one (over TLS, which knows no half-closed
+            connections) would be taken for its rest.
+        """
+        if not self.alive or self.transport.loseWriteConnection():
+            return
+        if mid_message or self._piped or self._login is None:
+            self.transport.loseConnection()
+        else:
             self.transport.write(TERMINATE_FRAME)
 
-    def orphan(self) -> None:
+    def orphan(self, *, mid_message: bool = False) -> None:
         """The client is gone: let the server finish what it has, and end."""
         self._to_client = _drop
         if self.alive:
+            if self._piped:
+                self.pipe()
             self.transport.unregisterProducer()
             self.transport.resumeProducing()
-            self.client_sends_no_more()
+            self.client_sends_no_more(mid_message=mid_message)
 
     def cancel(self, key: bytes) -> Deferred[None]:
         """Ask the server to cancel what this connection's session does; until it has heard, nothing is lent here.

@@ -12,6 +12,7 @@ from ssl import SSLContext
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 
@@ -40,7 +41,13 @@ class PrimaryServer:
     """The server that a group's sessions are connected to. ``name`` is its label in the metrics."""
 
     def __init__(
-        self, group: str, address: TcpAddress | UnixAddress, tls: ServerTls, connect_timeout_s: float, dial: Dial
+        self,
+        group: str,
+        address: TcpAddress | UnixAddress,
+        tls: ServerTls,
+        connect_timeout_s: float,
+        dial: Dial,
+        clock: IReactorTime,
     ) -> None:
         self.group = group
         self.name = f"{group}/primary"
@@ -50,6 +57,7 @@ class PrimaryServer:
         self._tls = ServerTls() if isinstance(address, UnixAddress) else tls
         self._timeout_s = connect_timeout_s
         self._dial = dial
+        self._clock = clock
 
     def connect(self, _message: StartupMessage | None = None) -> Deferred[ServerConnection]:
         """A new connection, encrypted if it has to be, before its login. Fails with `ServerUnreachable`."""
@@ -71,6 +79,8 @@ class PrimaryServer:
         if self._tls.context is not None:
             opened.addCallback(lambda _wire: connection.request_tls())
             opened.addCallback(self._secure, connection)
+            # `dial` has stopped the clock when the connection was made; the handshake may be one that never ends.
+            opened.addTimeout(self._timeout_s, self._clock, self._too_late)
             opened.addErrback(self._failed, connection)
         return opened
 
@@ -85,6 +95,9 @@ class PrimaryServer:
             self._tls.context, server_side=False, server_hostname=host
         )
         return secured
+
+    def _too_late(self, _result: object, timeout_s: float) -> None:
+        raise ServerUnreachable(f"{self.address}: TLS: no answer within {timeout_s:g} s")
 
     def _failed(self, failure: Failure, connection: ServerConnection) -> Failure:
         connection.transport.abortConnection()
