@@ -6,7 +6,6 @@ bytes as it would have heard alone, and the same is committed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from hypothesis import given
@@ -18,44 +17,36 @@ from tests.tinyserver import TinyServer
 from tqdbproxy.core.routing import Rules
 from tqdbproxy.core.writebatch.types import Limits
 
-Said = Callable[[str], bytes]
-"""Makes a client's message or messages; the argument makes each write another one."""
+TOKEN = "_token_"
+"""Stands for something that makes each write another one, of the same length."""
 
 HINT = "/* batch:20 file:a.py */ "
 
 
-def _says(template: str) -> Said:
-    return lambda token: m.query(template.replace("%", token))
-
-
-def _insert(name: str, *, returning: str, describe: str, limit: int, close: bool, fate: str) -> Said:
+def _insert(name: str, *, returning: str, describe: str, limit: int, close: bool, fate: str) -> bytes:
     """A hinted write in the extended protocol, prepared in the same unit if it is unnamed."""
     returns = f" returning {returning}" if returning else ""
-
-    def says(token: str) -> bytes:
-        sql = f"{HINT}insert into t values ($1){returns}"
-        parts = [m.parse(sql)] if not name else []
-        parts.append(m.bind((token + fate).encode(), statement=name, results=[1] if limit else []))
-        parts += [m.describe_portal()] if describe == "portal" else []
-        parts += [m.describe_statement(name)] if describe == "statement" else []
-        parts += [m.execute(limit=limit)] + ([m.close_portal()] if close else [])
-        return b"".join([*parts, m.SYNC])
-
-    return says
+    sql = f"{HINT}insert into t values ($1){returns}"
+    parts = [] if name else [m.parse(sql)]
+    parts.append(m.bind((TOKEN + fate).encode(), statement=name, results=[1] if limit else []))
+    parts += [m.describe_portal()] if describe == "portal" else []
+    parts += [m.describe_statement(name)] if describe == "statement" else []
+    parts += [m.execute(limit=limit)] + ([m.close_portal()] if close else [])
+    return b"".join([*parts, m.SYNC])
 
 
 simple = st.sampled_from(
     [
-        "select %",
+        f"select {TOKEN}",
         "",
-        "oops %",
-        "insert into t values ('%')",
-        f"{HINT}insert into t values ('%')",
-        f"{HINT}insert into t values ('%') returning x",
-        f"{HINT}insert into t values ('%bad')",
-        f"{HINT}insert into t values ('%note')",
-        f"{HINT}insert into t values ('%'); insert into t values ('second %')",
-        f"{HINT}select %",
+        f"oops {TOKEN}",
+        f"insert into t values ('{TOKEN}')",
+        f"{HINT}insert into t values ('{TOKEN}')",
+        f"{HINT}insert into t values ('{TOKEN}') returning x",
+        f"{HINT}insert into t values ('{TOKEN}bad')",
+        f"{HINT}insert into t values ('{TOKEN}note')",
+        f"{HINT}insert into t values ('{TOKEN}'); insert into t values ('second {TOKEN}')",
+        f"{HINT}select {TOKEN}",
         "begin",
         "commit",
         "rollback",
@@ -66,7 +57,7 @@ simple = st.sampled_from(
         "deallocate s1",
         "copy t to stdout",
     ]
-).map(_says)
+).map(m.query)
 
 inserts = st.builds(
     _insert,
@@ -78,7 +69,7 @@ inserts = st.builds(
     fate=st.sampled_from(["", "", "", "bad", "note"]),
 )
 
-BIND_AGAIN = m.bind(b"again") + m.execute()
+BIND_AGAIN = m.bind(TOKEN.encode()) + m.execute()
 fragments = st.sampled_from(
     [
         m.SYNC,
@@ -110,18 +101,21 @@ fragments = st.sampled_from(
         m.unit("copy t to stdout"),
         m.copy_data(b"stray") + m.COPY_DONE,
     ]
-).map(lambda raw: lambda _token: raw)
+)
 
 
 @dataclass
 class Turn:
     """Something said, and whether the client then waits for the answer."""
 
-    says: Said
+    message: bytes
     waits: bool
 
+    def says(self, token: str) -> bytes:
+        return self.message.replace(TOKEN.encode(), token.encode())
 
-END = Turn(lambda _token: m.SYNC, True)
+
+END = Turn(m.SYNC, True)
 """A server says nothing about an unfinished unit, so the last one is finished."""
 
 turns = st.builds(Turn, simple | inserts | fragments, st.booleans())
@@ -130,7 +124,7 @@ pieces = st.lists(st.integers(1, 60), max_size=4)
 
 
 def said(conversation: list[Turn], who: int) -> list[bytes]:
-    return [turn.says(f"c{who}n{number} ") for number, turn in enumerate(conversation)]
+    return [turn.says(f"c{who:02}n{number:02} ") for number, turn in enumerate(conversation)]
 
 
 def direct(messages: list[bytes]) -> tuple[bytes, list[bytes]]:

@@ -232,7 +232,7 @@ class TinyServer:
         if b"many" in sql:
             portal.rows = [m.data_row(str(number), *portal.parameters) for number in range(3)]
         elif _columns(portal.sql, portal.parameters):
-            portal.rows = [m.data_row(sql, *portal.parameters)]
+            portal.rows = [m.data_row(sql, *(portal.parameters if word == "select" else ()))]
         return first + self._special(word, sql, how)
 
     def _special(self, word: str, sql: bytes, how: str) -> list[bytes]:
@@ -284,10 +284,11 @@ def _filled(sql: bytes, parameters: list[bytes]) -> bytes:
 
 
 def _columns(sql: bytes, parameters: list[bytes]) -> list[str]:
+    """A write returns one column however many of its constants became parameters."""
     lower = sql.lower()
-    if lower.startswith(b"select") or b"returning" in lower:
+    if lower.startswith(b"select"):
         return ["text", *(f"p{number}" for number in range(len(parameters)))]
-    return []
+    return ["text"] if b"returning" in lower else []
 
 
 def _description(portal: Portal) -> bytes:

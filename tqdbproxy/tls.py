@@ -19,8 +19,8 @@ def for_clients(certificate: str, key: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols([ALPN])
-    # As PostgreSQL: no tickets, no renegotiation. (A ticket that a client doesn't read before it closes makes its kernel
-    # reset the connection, and what it has said last may be lost.)
+    # As PostgreSQL: no tickets, no renegotiation. (A client that closes with a ticket unread resets the connection, and
+    # what it has said last may be lost.)
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
     context.num_tickets = 0
     try:

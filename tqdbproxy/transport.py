@@ -226,10 +226,11 @@ class Wire(asyncio.Protocol):
             if self._tls is None:  # closed during the handshake: uvloop says that as if all were well
                 raise ConnectionResetError
         except (OSError, ValueError, RuntimeError, asyncio.CancelledError) as problem:
+            failed = TlsFailed(_why(problem))
             plain.abort()
             # uvloop tells nobody of a connection that is lost during the handshake.
-            loop.call_soon(self.connection_lost, problem)
-            raise TlsFailed(_why(problem)) from problem
+            loop.call_soon(self.connection_lost, failed)
+            raise failed from problem
         self._use(secure)
         return self._tls.selected_alpn_protocol() or ""
 
@@ -253,7 +254,7 @@ class Wire(asyncio.Protocol):
         """Break the circles, so that a lost connection's buffers are freed now and not when the collector comes."""
         self._tls = None
         self.write = _say_nothing
-        self.data_received = _say_nothing  # type: ignore[method-assign]
+        self.data_received = _say_nothing  # type: ignore[method-assign, assignment]
 
 
 def _say_nothing(_data: bytes) -> None:
@@ -262,7 +263,7 @@ def _say_nothing(_data: bytes) -> None:
 
 def _give(transport: asyncio.Transport, received: bytes) -> None:
     """Hand ``received`` to the TLS protocol of ``transport`` as if it had just been read."""
-    tls = cast(asyncio.BufferedProtocol | None, transport.get_protocol())
+    tls = cast(Any, transport.get_protocol())  # uvloop's, which asyncio's stubs don't describe
     while received and tls is not None:
         room = tls.get_buffer(len(received))
         taken = min(len(received), len(room))

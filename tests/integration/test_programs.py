@@ -67,7 +67,7 @@ def test_psql(postgres: EmbeddedServer, ends: Ends, tmp_path: Path) -> None:
         done = run(postgres.tool("psql"), "-X", "-f", str(script), port=port, database=ends.database, said=ROWS)
         heard.append((done.returncode, [line for line in done.stdout.splitlines() if "every" not in line], done.stderr))
     assert heard[1] == heard[0]
-    assert "8\tseven" in "\n".join(heard[1][1]) or "7\tseven" in "\n".join(heard[1][1])
+    assert heard[1][0] == 0
     assert "duplicate key" in heard[1][2]
 
 
@@ -111,8 +111,8 @@ def test_a_replication_connection(postgres: EmbeddedServer, ends: Ends) -> None:
         run(postgres.tool("psql"), *commands, f"dbname={ends.database} replication=database", port=port, database="x")
         for port in (ends.direct_port, ends.proxied_port)
     )
-    system, _log_position = proxied.stdout.split("|")[0], ""
-    assert system == direct.stdout.split("|")[0]
+    system = proxied.stdout.partition("|")[0]
+    assert system == direct.stdout.partition("|")[0]
     assert system.isdigit()
     assert (proxied.stdout.splitlines()[1:], proxied.stderr) == (direct.stdout.splitlines()[1:], direct.stderr)
 

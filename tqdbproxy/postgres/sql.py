@@ -18,6 +18,7 @@ from tqdbproxy.postgres.constants import cut
 from tqdbproxy.postgres.effects import NONE, UNKNOWN, Change, Effect, Node
 from tqdbproxy.postgres.facts import UNREADABLE, Facts, judge
 from tqdbproxy.postgres.lifting import Lifted, Lifter, is_timely
+from tqdbproxy.postgres.likeness import likeness
 from tqdbproxy.postgres.sqltext import BLANKS, doubtful, outer_comments, pieces, statements, uncommented
 from tqdbproxy.postgres.suspicion import begins_as_write, is_suspicious, is_view, may_hide_a_change
 
@@ -44,7 +45,8 @@ class Text:
     ``is_write``, ``reason``, ``returning``: judged only where a hint asks for something. ``reason``: why a batch hint
     can't be followed, as far as the text tells. ``view``: the status view is asked. ``stripped``: the text without its
     hints. ``deallocates``: the SQL-level prepared statement that goes; ``b""``: all of them. ``lifted``: a write as a
-    template with its constants as parameters; None: keep ``stripped`` whole.
+    template with its constants as parameters; None: keep ``stripped`` whole. ``like``: matches texts that differ in the
+    lifted values only, and gives these as its groups.
     """
 
     kind: Kind = Kind.OTHER
@@ -57,6 +59,7 @@ class Text:
     stripped: bytes = b""
     deallocates: bytes | None = None
     lifted: Lifted | None = None
+    like: re.Pattern[bytes] | None = None
 
     @property
     def interesting(self) -> bool:
@@ -85,7 +88,7 @@ class Texts:
         self._kept_bytes = 0
         self._unhinted = unhinted
         self._lifter = Lifter(parse)
-        self._alike: dict[bytes, tuple[Text, bytes, tuple[int, ...]]] = {}
+        self._alike: dict[bytes, tuple[Text, bytes, tuple[int, ...], re.Pattern[bytes] | None]] = {}
         self._comments: dict[tuple[bytes, ...], tuple[Hints | None, tuple[bool, ...]]] = {}
 
     def look(self, text: bytes) -> Text:
@@ -152,21 +155,22 @@ class Texts:
         found = self._alike.get(constants.key)
         if found is None:
             return None
-        old, template, types = found
+        old, template, types, like = found
         lifted = Lifted(template, types, tuple(constants.values))
-        return Text(old.kind, old.hints, NONE, False, True, None, old.returning, template, None, lifted)
+        return Text(old.kind, old.hints, NONE, False, True, None, old.returning, template, None, lifted, like)
 
     def _remember(self, parts: list[bytes], text: bytes, found: Text) -> None:
         """Keep what texts like this one have in common, if all of their constants are lifted and none matters."""
         lifted = found.lifted
         if lifted is None or found.reason is not None or b"\\" in text or len(text) > MAX_COMMENTS:
             return
-        constants = cut(parts.copy())
+        marked = parts.copy()
+        constants = cut(marked)
         if len(constants.values) != len(lifted.values):
             return
         if len(self._alike) >= self._limit:
             self._alike.clear()
-        self._alike[constants.key] = (found, lifted.template, lifted.types)
+        self._alike[constants.key] = (found, lifted.template, lifted.types, likeness(b"".join(marked)))
 
     def _by_shape(self, parts: list[bytes], places: list[int], hints: Hints | None) -> Text | None:
         """The text by what is known of its like; None: its constants matter."""

@@ -7,7 +7,8 @@ session forwards it); a write that waits longer than `Limits.timeout_s` expires;
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from functools import partial
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -62,6 +63,34 @@ class Manager:
         group.add(write)
         self._consider(group, now + write.window_s)
         return write.done
+
+    def alone(self, key: BatchKey, writer: Hashable) -> Callable[[], None] | None:
+        """Whether a write with ``key`` needs no company: nobody else wrote with it lately, and nothing waits or runs.
+
+        Then its session executes it at once and calls the result when it is over; None: `submit` it. What a lone
+        writer pays for its hint is this call.
+        """
+        now = self._now()
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = Group(key, now)
+        if group.running or group.waiting or self._closing:
+            return None
+        group.recent.note(writer, now)
+        if not quorum_reached(1, group.recent.count, self.limits.quorum):
+            return None
+        group.running = True
+        group.used = now
+        self._metrics.batch_closed["quorum"] += 1
+        self._metrics.batch_size.observe(1)
+        self._metrics.batch_delay.observe(0.0)
+        self._metrics.batch_methods["single"] += 1
+        self._metrics.aggregation.note(1, 1)
+        return partial(self._alone_ended, group, now)
+
+    def _alone_ended(self, group: Group, began: float) -> None:
+        self._metrics.batch_latency.observe(self._now() - began)
+        self._next(group)
 
     def withdraw(self, write: Write) -> bool:
         """Take out a write that still waits (its result is `Withdrawn`); False if it runs or is done."""
@@ -127,8 +156,12 @@ class Manager:
         batch.start().addCallback(self._batch_ended, group, batch)
 
     def _batch_ended(self, _ignored: None, group: Group, batch: Batch) -> None:
-        now = group.used = self._now()
-        self._metrics.batch_latency.observe(now - self._running.pop(batch))
+        self._metrics.batch_latency.observe(self._now() - self._running.pop(batch))
+        self._next(group)
+
+    def _next(self, group: Group) -> None:
+        """Nothing of this key runs any more: what waits may be enough for the next batch."""
+        group.used = self._now()
         group.running = False
         if not group.waiting:
             group.due = ""

@@ -49,6 +49,10 @@ class Company:
     strategy: Strategy
 
 
+NO_COMPANY = Company(1, 0.0, Strategy.SINGLE)
+"""Of a write that was executed at once, by its own session."""
+
+
 @dataclass(frozen=True, slots=True)
 class Replied:
     """It was executed with others; ``reply`` is what the server would have said to this client alone."""

@@ -51,6 +51,10 @@ class LoginView(Protocol):
     parameters: dict[bytes, bytes]
     status: int
 
+    @property
+    def early(self) -> bytes:
+        """What the client sent of its session before the login was finished."""
+
 
 class ServerEnd(Protocol):
     """A session's server connection, as a client's connection sees it."""

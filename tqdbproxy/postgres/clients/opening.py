@@ -190,6 +190,8 @@ class ClientProtocol(Protocol):
             server.pipe()
             self.dataReceived = server.transport.write  # type: ignore[method-assign]
         self.transport.rebind()
+        if login.early:
+            self.dataReceived(login.early)
 
     def _too_slow(self) -> None:
         self._timeout = None

@@ -7,12 +7,13 @@ forward lane, or the client has to be held, what comes is kept and the transport
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
 from tqdbproxy.core.statement import Reason
-from tqdbproxy.core.writebatch.types import Alone, Company, Replied, Result, Write
+from tqdbproxy.core.writebatch.types import NO_COMPANY, Alone, Company, Replied, Result, Write
 from tqdbproxy.errors import ProtocolViolation, Stopped
 from tqdbproxy.postgres.clients import replies
 from tqdbproxy.postgres.clients.hub import Hub, ServerEnd
@@ -34,7 +35,8 @@ class SessionProtocol:
         self._read = session.read
         self._kept = b""
         self._waiting: Write | None = None
-        self._alone: list[tuple[int, Deferred[None]]] = []
+        self._alone: list[tuple[int, Callable[[], None]]] = []
+        """Units that the session executes for a batch of one: their numbers, and whom to tell when they are over."""
         self._held = False
         self._client_gone = False
         self._server_gone = False
@@ -59,6 +61,8 @@ class SessionProtocol:
             return
         if step is None:
             self._forward(data)
+        elif step.unit is not None:
+            self._submit(step)
         else:
             self._take(step)
 
@@ -69,8 +73,6 @@ class SessionProtocol:
             self._write(step.local)
         if step.refuse:
             self._refuse(ProtocolViolation(step.refuse))
-        elif step.unit is not None:
-            self._submit(step)
         elif step.hold:
             self._held = True
             self._keep(step.rest)
@@ -97,8 +99,18 @@ class SessionProtocol:
 
     def _submit(self, step: Step) -> None:
         unit = step.unit
+        if self._server_gone:
+            return  # the connection is about to be closed
         assert unit is not None
         assert step.key is not None
+        finished = self._hub.batches.alone(step.key, self)
+        if finished is not None:
+            self._forward(self._session.forward_alone(unit, NO_COMPANY))
+            self._alone.append((self._session.sent, finished))
+            self._kept = step.rest
+            if step.rest:
+                self._resume()
+            return
         unit.server = self._server
         self._waiting = write = Write(step.key, unit.template, unit.size, step.window_s, self, unit)
         self._kept = step.rest
@@ -117,7 +129,9 @@ class SessionProtocol:
             self._write(result.reply)
         elif isinstance(result, Alone):
             self._forward_alone(write, result.company, None)
-            self._alone.append((self._session.sent, result.finished))
+            self._alone.append((self._session.sent, partial(result.finished.callback, None)))
+            if self._server_gone:
+                self.server_lost()
         else:
             self._write(replies.failure(result) + ready_for_query(self._session.status))
         self._resume()
@@ -146,7 +160,7 @@ class SessionProtocol:
     def _caught_up(self) -> None:
         """A unit is over, and the client has all that was said about it."""
         while self._alone and self._alone[0][0] <= self._session.done:
-            self._alone.pop(0)[1].callback(None)
+            self._alone.pop(0)[1]()
         if self._held and self._session.sent == self._session.done:
             self._held = False
             self._resume()
@@ -170,7 +184,7 @@ class SessionProtocol:
         """The server connection is gone: a write that waits elsewhere still gets its answer."""
         self._server_gone = True
         while self._alone:
-            self._alone.pop(0)[1].callback(None)
+            self._alone.pop(0)[1]()
         self._end_if_over()
 
     def drain(self) -> None:

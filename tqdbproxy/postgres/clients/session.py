@@ -131,7 +131,8 @@ class Session:
         self._last_query = 0
         self._bound_hinted = False
         self._again = units.Pattern(None, self.prepared)
-        """The shape of the last extended unit of interest; most sessions say the same thing again and again."""
+        self._again_simple = units.SimplePattern()
+        """The shapes of the last units that were batched; most sessions say the same thing again and again."""
         self._effects: list[tuple[int, Text]] = []
         self._timed: list[tuple[int, CallerCounts, float]] = []
         self._shard = history.group
@@ -143,6 +144,9 @@ class Session:
     def read(self, data: bytes) -> Step | None:
         """Take bytes of the client; None: all of them are to be forwarded. Raises `FramingError`."""
         if not self._skip and self._previous not in OPENING:
+            step = self._begin_again(data)
+            if step is not None:
+                return step
             step = self._begin(data)
             if step is not PASS_ON:
                 return step
@@ -162,6 +166,23 @@ class Session:
         """The last message that was passed on isn't complete."""
         return self._skip > 0
 
+    def _begin_again(self, data: bytes) -> Step | None:
+        """The quickest way of a unit that is like the last one that was batched; None: look closer."""
+        if self.sent != self.done or self.status != IDLE or not self.tracked or len(data) <= HEADER_SIZE:
+            return None
+        again: units.SimplePattern | units.Pattern
+        if data[0] == QUERY:
+            again = self._again_simple
+            unit = again.match(data) if again.ready else None
+        else:
+            again = self._again
+            unit = again.match(data, self.prepared) if again.ready else None
+        if unit is None or self.rules is not again.rules or self.history.identity is not again.key.identity:
+            return None
+        unit.counts = again.counts
+        unit.counts.queries += 1
+        return Step(b"", b"", unit, again.key, again.window_s)
+
     def _begin(self, data: bytes) -> Step | None:
         """A unit begins with ``data``; `PASS_ON` if it is for the forward lane's walk."""
         kind = data[0]
@@ -169,9 +190,10 @@ class Session:
             return self._query(data)
         if self.view.asking or (kind in OPENING and self._is_about_view(data)):
             return self._ask(data)
-        if self.sent != self.done or kind not in OPENING:
-            return PASS_ON
-        return self._extended(data)
+        if kind not in OPENING:
+            # A Sync, a Flush: what follows it may use the unnamed statement.
+            return self._repair_first(data) if self.prepared.unsent and kind != TERMINATE else PASS_ON
+        return self._extended(data) if self.sent == self.done else PASS_ON
 
     def _query(self, data: bytes) -> Step | None:
         """A Query at the beginning of ``data``: the quickest way for one that is alone and plain."""
@@ -195,9 +217,6 @@ class Session:
         """An extended-protocol unit begins here, with nothing outstanding before it."""
         if data[0] != PARSE and not self.prepared.interesting:
             return PASS_ON
-        unit = self._again.match(data, self.prepared)
-        if unit is not None:
-            return self._consider(unit, b"")
         unit = units.extended(data, self._texts, self.prepared)
         if unit is units.Shape.MORE and len(data) <= INSPECTED:
             return Step(rest=data)
@@ -205,8 +224,11 @@ class Session:
             self._again = units.Pattern(unit, self.prepared)
             return self._consider(unit, data[len(unit.raw) :])
         if self.prepared.unsent and not (data[0] == PARSE and data[HEADER_SIZE : HEADER_SIZE + 1] == b"\0"):
-            return Step(forward=self._repair(), rest=data)
+            return self._repair_first(data)
         return PASS_ON
+
+    def _repair_first(self, data: bytes) -> Step:
+        return Step(forward=self._repair(), rest=data)
 
     def _is_about_view(self, data: bytes) -> bool:
         if data[0] == PARSE or self.view.known:
@@ -240,6 +262,10 @@ class Session:
             assert identity is not None  # `choose` saw to it
             name = text.hints.key if text.hints else None
             key = BatchKey(identity, ("key", name) if name is not None else unit.template)
+            if unit.simple:
+                self._again_simple = units.SimplePattern(unit)
+            again = self._again_simple if unit.simple else self._again
+            again.batched(key, route.window_s, counts, self.rules)
             return Step(unit=unit, key=key, window_s=route.window_s, rest=rest)
         raw = self._send(unit)
         self._excluded(route, counts, self.sent)

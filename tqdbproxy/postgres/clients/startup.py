@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from tqdbproxy.errors import UnsupportedProtocol
+from tqdbproxy.errors import ProtocolViolation, UnsupportedProtocol
 from tqdbproxy.postgres.framing import FramingError
 from tqdbproxy.postgres.messages import (
     CANCEL_REQUEST,
@@ -62,7 +62,7 @@ class Startup:
     def feed(self, data: bytes) -> Event | None:
         """The next thing that the client wants; None: the packet isn't complete.
 
-        Raises `FramingError` for what is no packet, `UnsupportedProtocol` for a version that is not 3.
+        Raises `FramingError` for what is no packet, another `ProtocolViolation` for one that is wrong inside.
         """
         data = self.rest + data
         self.rest = data
@@ -88,4 +88,7 @@ class Startup:
             return Cancels(raw[8:])
         if code >> 16 != 3:
             raise UnsupportedProtocol(f"unsupported frontend protocol {code >> 16}.{code & 0xFFFF}")
-        return Begins(StartupMessage.parse(raw))
+        try:
+            return Begins(StartupMessage.parse(raw))
+        except FramingError as problem:
+            raise ProtocolViolation(str(problem)) from None

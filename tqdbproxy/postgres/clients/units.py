@@ -9,8 +9,13 @@ can still become one.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from enum import Enum
+from functools import lru_cache
 
+from tqdbproxy.core.metrics import CallerCounts
+from tqdbproxy.core.routing import Rules
+from tqdbproxy.core.statement import BatchKey
 from tqdbproxy.postgres.clients.prepared import Prepared
 from tqdbproxy.postgres.framing import HEADER_SIZE, FramingError, end_of_frame, length_at, text_at
 from tqdbproxy.postgres.messages import BIND, CLOSE, DESCRIBE, EXECUTE, PARSE, SYNC, TERMINATE, Bind, Parse
@@ -43,16 +48,19 @@ def query(raw: bytes, text: Text) -> Unit:
     lifted = text.lifted
     if lifted is None:
         return Unit(raw, text, simple=True)
-    count = len(lifted.types)
-    values = b"".join([PARAMETER.pack(len(value)) + value for value in lifted.values])
-    return Unit(
-        raw,
-        text,
-        sql=lifted.template,
-        types=struct.pack(f"!H{count}I", count, *lifted.types),
-        tail=b"\0\0%b%b\0\0" % (COUNT.pack(count), values),
-        simple=True,
-    )
+    return Unit(raw, text, sql=lifted.template, types=_types(lifted.types), tail=_tail(lifted.values), simple=True)
+
+
+@lru_cache(maxsize=4096)
+def _types(oids: tuple[int, ...]) -> bytes:
+    """Declared parameter types, raw."""
+    return struct.pack(f"!H{len(oids)}I", len(oids), *oids)
+
+
+def _tail(values: Sequence[bytes]) -> bytes:
+    """A Bind's tail with these parameters in text format, and text results."""
+    parameters = b"".join([PARAMETER.pack(len(value)) + value for value in values])
+    return b"\0\0%b%b\0\0" % (COUNT.pack(len(values)), parameters)
 
 
 def ends_here(data: bytes, end: int) -> bool:
@@ -119,19 +127,56 @@ def _unit(raw: bytes, places: dict[int, tuple[int, int]], texts: Texts, prepared
     return unit
 
 
+class SimplePattern:
+    """A Query whose constants became parameters, to recognize the next one that differs in these only."""
+
+    __slots__ = ("_like", "_unit", "counts", "key", "ready", "rules", "window_s")
+
+    def __init__(self, unit: Unit | None = None) -> None:
+        """``unit`` None: a pattern that nothing matches."""
+        self._unit = unit
+        self._like = unit.text.like if unit is not None else None
+        self.ready = False
+
+    def batched(self, key: BatchKey, window_s: float, counts: CallerCounts, rules: Rules) -> None:
+        """See `Pattern.batched`."""
+        self.key, self.window_s, self.counts, self.rules = key, window_s, counts, rules
+        self.ready = self._like is not None
+
+    def match(self, data: bytes) -> Unit | None:
+        """The unit that ``data`` is, if it is one of this pattern and nothing follows it."""
+        if self._like is None or self._unit is None or length_at(data, 1)[0] != len(data) - 1 or data[-1]:
+            return None
+        found = self._like.fullmatch(data, HEADER_SIZE, len(data) - 1)
+        return self._unit.again(data, _tail(found.groups())) if found is not None else None
+
+
 class Pattern:
     """The shape of a unit, to recognize the next one that differs in its parameters only, in a tenth of the time.
 
     ``head``: its Parse frame, if it has one. ``names``: of the portal and the statement, as its Bind has them.
-    ``after``: all that follows the Bind.
+    ``after``: all that follows the Bind. ``ready``: it was batched, with what `batched` has noted.
     """
 
-    __slots__ = ("_after", "_name", "_names", "_statement", "_unit", "head")
+    __slots__ = (
+        "_after",
+        "_name",
+        "_names",
+        "_statement",
+        "_unit",
+        "counts",
+        "head",
+        "key",
+        "ready",
+        "rules",
+        "window_s",
+    )
 
     def __init__(self, unit: Unit | None, prepared: Prepared) -> None:
         """``unit`` None: a pattern that nothing matches."""
         self._unit = unit
         self.head = b""
+        self.ready = False
         if unit is None:
             return
         begin = end_of_frame(unit.raw, 0) if unit.parse else 0
@@ -142,6 +187,11 @@ class Pattern:
         self._after = unit.raw[end:]
         self._name = bind.statement
         self._statement = prepared.get(bind.statement)
+
+    def batched(self, key: BatchKey, window_s: float, counts: CallerCounts, rules: Rules) -> None:
+        """How the unit was decided about, under these rules; its like, from the same session, is decided the same."""
+        self.key, self.window_s, self.counts, self.rules = key, window_s, counts, rules
+        self.ready = True
 
     def match(self, data: bytes, prepared: Prepared) -> Unit | None:
         """The unit that ``data`` is, if it is one of this pattern and nothing follows it."""

@@ -128,7 +128,7 @@ class ServerConnection(TwistedProtocol):
         self.transport.abortConnection()
         if answer is not None:
             injected = data[0] in b"SN"
-            why = "unencrypted data after its answer" if injected else f"an answer that is neither S nor N: {data[:1]!r}"
+            why = "unencrypted data after its answer" if injected else f"neither S nor N but {data[:1]!r}"
             answer.errback(TlsFailed(f"to the SSL request the server sent {why}"))
 
     def _login_received(self, data: bytes, login: Login) -> None:

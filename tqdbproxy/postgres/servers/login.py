@@ -19,7 +19,11 @@ from tqdbproxy.postgres.messages import (
 )
 
 SASL = 10
+UNANSWERED = frozenset({0, 12})
+"""AuthenticationOk and AuthenticationSASLFinal."""
 PLUS = b"SCRAM-SHA-256-PLUS"
+MAX_EARLY = 1 << 20
+"""Bytes of the session that are kept while the login goes on."""
 MAX_FRAME = 65536
 """No message of an authentication is longer (PostgreSQL's ``PG_MAX_AUTH_TOKEN_LENGTH``)."""
 
@@ -39,6 +43,8 @@ class Login:
         """The server has sent an error."""
         self.from_server_rest = b""
         """What came after ReadyForQuery: the session's, not the login's."""
+        self._early = b""
+        self._asking = False
         self._tls = tls
         self._tls_both = tls_both
         self._plus_offered = False
@@ -49,6 +55,11 @@ class Login:
     def done(self) -> bool:
         """The server is ready for queries."""
         return self.status != 0
+
+    @property
+    def early(self) -> bytes:
+        """What the client sent without waiting for ReadyForQuery: the session's, not the login's."""
+        return self._early or self._client_part
 
     def from_server(self, data: bytes) -> bytes:
         """Take bytes of the server, return what the client gets. Raises `FramingError`."""
@@ -69,8 +80,8 @@ class Login:
 
     def _server_frame(self, raw: bytes) -> bytes:
         kind = raw[0]
-        if kind == AUTHENTICATION and len(raw) > 9 and length_at(raw, 5)[0] == SASL:
-            return self._offer(raw)
+        if kind == AUTHENTICATION and len(raw) >= 9:
+            return self._request(raw, length_at(raw, 5)[0])
         if kind == BACKEND_KEY_DATA:
             self.cancel_key = raw[HEADER_SIZE:]
         elif kind == PARAMETER_STATUS:
@@ -81,6 +92,12 @@ class Login:
         elif kind == READY_FOR_QUERY:
             self.status = raw[HEADER_SIZE]
         return raw
+
+    def _request(self, raw: bytes, code: int) -> bytes:
+        self._asking = code not in UNANSWERED
+        if self._asking and self._early:
+            raise FramingError("expected a password response")
+        return self._offer(raw) if code == SASL and len(raw) > 9 else raw
 
     def _offer(self, raw: bytes) -> bytes:
         """AuthenticationSASL without the mechanism that can't work."""
@@ -93,18 +110,27 @@ class Login:
     def from_client(self, data: bytes) -> bytes:
         """Take bytes of the client, return what the server gets.
 
-        Raises `FramingError` for anything but an answer to an authentication request, `ChannelBindingImpossible` where
-        the client's first SCRAM message shows that the login can't succeed.
+        Raises `FramingError` for another answer to an authentication request, `ChannelBindingImpossible` where the
+        client's first SCRAM message shows that the login can't succeed.
         """
+        if self._early:
+            self._early += data
+            if len(self._early) > MAX_EARLY:
+                raise FramingError("too much was sent before the login was finished")
+            return b""
         data = self._client_part + data
         at = 0
         while len(data) - at >= HEADER_SIZE:
             if data[at] != PASSWORD:
-                raise FramingError(f"expected a password response, got message type {data[at : at + 1]!r}")
+                if self._asking:
+                    raise FramingError(f"expected a password response, got message type {data[at]}")
+                self._early, self._client_part = data[at:], b""
+                return data[:at]
             end = _end(data, at)
             if end > len(data):
                 break
             self._check_binding(data, at)
+            self._asking = False
             at = end
         self._client_part = data[at:]
         return data[:at]

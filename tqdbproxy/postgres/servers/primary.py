@@ -71,18 +71,26 @@ class PrimaryServer:
         opened = self._open(request)
         opened.addCallback(lambda _none: request.transport.write(packet))
         opened.addCallback(lambda _none: request.closed)
-        opened.addErrback(lambda failure: log.warn("cancel request: {why}", why=failure.getErrorMessage()))
-        return opened
+        opened.addTimeout(self._timeout_s, self._clock, self._too_late)
+        return opened.addErrback(self._not_cancelled, request)
+
+    def _not_cancelled(self, failure: Failure, request: ServerConnection) -> None:
+        log.warn("cancel request: {why}", why=failure.getErrorMessage())
+        if request.alive:
+            request.transport.abortConnection()
 
     def _open(self, connection: ServerConnection) -> Deferred[None]:
         opened = self._dial(self.address, connection, self._timeout_s)
         if self._tls.context is not None:
-            opened.addCallback(lambda _wire: connection.request_tls())
-            opened.addCallback(self._secure, connection)
-            # `dial` has stopped the clock when the connection was made; the handshake may be one that never ends.
-            opened.addTimeout(self._timeout_s, self._clock, self._too_late)
-            opened.addErrback(self._failed, connection)
+            opened.addCallback(lambda _wire: self._encrypt(connection))
         return opened
+
+    def _encrypt(self, connection: ServerConnection) -> Deferred[None]:
+        encrypted: Deferred[Any] = connection.request_tls()
+        encrypted.addCallback(self._secure, connection)
+        # `dial` stopped its clock when the connection was made.
+        encrypted.addTimeout(self._timeout_s, self._clock, self._too_late)
+        return encrypted.addErrback(self._failed, connection)
 
     def _secure(self, offered: bool, connection: ServerConnection) -> Deferred[None] | None:
         if not offered:
@@ -97,7 +105,7 @@ class PrimaryServer:
         return secured
 
     def _too_late(self, _result: object, timeout_s: float) -> None:
-        raise ServerUnreachable(f"{self.address}: TLS: no answer within {timeout_s:g} s")
+        raise ServerUnreachable(f"{self.address}: no answer within {timeout_s:g} s")
 
     def _failed(self, failure: Failure, connection: ServerConnection) -> Failure:
         connection.transport.abortConnection()
