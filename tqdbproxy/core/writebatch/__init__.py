@@ -3,6 +3,7 @@
 types      a waiting write, its possible results, how an attempt to execute a group can end
 executor   what a wire must be able to do
 policy     when a window closes (pure)
+deadlines  many deadlines on one timer
 group      the writes of one batch key
 rounds     one batch until every member has its result: attempts, the failed one apart, the others again
 manager    groups by key, windows, limits

@@ -5,9 +5,8 @@ The law of this module: book-keeping without time; the manager decides and holds
 
 from __future__ import annotations
 
-from twisted.internet.interfaces import IDelayedCall
-
 from tqdbproxy.core.statement import BatchKey
+from tqdbproxy.core.writebatch.deadlines import Deadline
 from tqdbproxy.core.writebatch.policy import RecentWriters
 from tqdbproxy.core.writebatch.types import Limits, Write
 
@@ -15,7 +14,7 @@ from tqdbproxy.core.writebatch.types import Limits, Write
 class Group:
     """Waiting writes in the order of their arrival."""
 
-    __slots__ = ("deadline", "due", "key", "recent", "running", "size", "timer", "used", "waiting")
+    __slots__ = ("due", "key", "recent", "running", "size", "used", "waiting", "window")
 
     def __init__(self, key: BatchKey, now: float) -> None:
         self.key = key
@@ -24,8 +23,8 @@ class Group:
         self.running = False
         self.due = ""
         """Why the window has closed while a batch of this key is still running; empty: it has not."""
-        self.timer: IDelayedCall | None = None
-        self.deadline = 0.0
+        self.window: Deadline | None = None
+        """When the window ends at the latest; None: it is not open, or has closed."""
         self.recent = RecentWriters(now)
         self.used = now
 
@@ -62,8 +61,8 @@ class Group:
         self.size -= write.size
         return True
 
-    def stop_timer(self) -> None:
-        """The window needs no timer any more."""
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
+    def close_window(self) -> None:
+        """Nothing has to end the window any more."""
+        if self.window is not None:
+            self.window.cancel()
+            self.window = None

@@ -16,6 +16,7 @@ from twisted.internet.task import LoopingCall
 
 from tqdbproxy.core.metrics import Metrics
 from tqdbproxy.core.statement import BatchKey, Strategy
+from tqdbproxy.core.writebatch.deadlines import Deadlines
 from tqdbproxy.core.writebatch.executor import Executor
 from tqdbproxy.core.writebatch.group import Group
 from tqdbproxy.core.writebatch.policy import quorum_reached
@@ -37,6 +38,7 @@ class Manager:
         self._executor = executor
         self._metrics = metrics
         self._clock = clock
+        self._deadlines = Deadlines(clock)
         self._now: Callable[[], float] = clock.seconds
         self._groups: dict[BatchKey, Group] = {}
         self._running: dict[Batch, float] = {}
@@ -125,17 +127,16 @@ class Manager:
             self._close(group, "full")
         elif not group.running and quorum_reached(len(group.waiting), group.recent.count, self.limits.quorum):
             self._close(group, "quorum")
-        elif not group.due and (group.timer is None or deadline < group.deadline):
-            group.stop_timer()
-            group.deadline = deadline
-            group.timer = self._clock.callLater(max(0.0, deadline - self._now()), self._window_ended, group)
+        elif not group.due and (group.window is None or deadline < group.window.at):
+            group.close_window()
+            group.window = self._deadlines.call_at(deadline, partial(self._window_ended, group))
 
     def _window_ended(self, group: Group) -> None:
-        group.timer = None
+        group.window = None
         self._close(group, "timer")
 
     def _close(self, group: Group, why: str) -> None:
-        group.stop_timer()
+        group.close_window()
         if group.running:
             group.due = group.due or why
         else:
@@ -187,7 +188,7 @@ class Manager:
         if group is None or not group.remove(write):
             return False
         if not group.waiting:
-            group.stop_timer()
+            group.close_window()
             group.due = ""
         self._answer(write, result)
         return True

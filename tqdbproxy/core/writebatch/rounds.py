@@ -81,12 +81,13 @@ class Batch:
     def _deliver(self, outcome: Done) -> None:
         company = Company(len(self._writes), self.company.waited_s, outcome.strategy)
         self._count(len(self._writes), outcome.strategy)
+        # The next batch first: the server works on it while the clients of this one are answered.
+        self._finished.callback(None)
         replied = Replied(b"", company)
         for write, reply in zip(self._writes, outcome.replies, strict=True):
             if reply is not replied.reply:  # most get the same bytes
                 replied = Replied(reply, company)
             self._answer(write, replied)
-        self._finished.callback(None)
 
     def _retry(self, failed: int) -> None:
         """Execute the failed member alone and the others again, as long as there are rounds and others."""

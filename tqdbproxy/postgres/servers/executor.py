@@ -21,6 +21,8 @@ from tqdbproxy.postgres.unit import STATEMENT, Unit
 REFUSED_S = 60.0
 """After a table has turned out not to be mergeable, its inserts are left alone for so long."""
 KEPT_TEMPLATES = 4096
+SMALLEST_MERGE = 4
+"""Fewer rows than this aren't worth a guard, which costs the server as much as three of them."""
 
 
 class BatchExecutor:
@@ -68,7 +70,7 @@ class BatchExecutor:
     def _merges(self, units: Sequence[Unit]) -> Mergeable | None:
         """How to merge these units, if their text, the configuration and their hints allow it."""
         template = units[0].template
-        if not self.merge or units[0].text.returning:
+        if len(units) < SMALLEST_MERGE or not self.merge or units[0].text.returning:
             return None
         if template not in self._mergeable:
             self._remember(self._mergeable, template, mergeable(units[0].sql, parse))

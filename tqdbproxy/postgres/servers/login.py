@@ -90,6 +90,8 @@ class Login:
         elif kind == ERROR_RESPONSE:
             self.refused = True
         elif kind == READY_FOR_QUERY:
+            if len(raw) != HEADER_SIZE + 1:
+                raise FramingError("a ReadyForQuery without its one byte")
             self.status = raw[HEADER_SIZE]
         return raw
 

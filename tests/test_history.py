@@ -1,0 +1,119 @@
+"""What a session has changed about itself: who is alike, and who can't be known."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import builders as m
+from tqdbproxy.postgres.clients.history import History, Identities
+from tqdbproxy.postgres.messages import StartupMessage
+from tqdbproxy.postgres.sql import Texts
+
+
+class Sessions:
+    """Histories that share their identities, as all sessions of a proxy do."""
+
+    def __init__(self, limit: int = 100) -> None:
+        self._identities = Identities(limit)
+        self._texts = Texts()
+
+    def new(self, group: str = "main", /, **options: str) -> History:
+        return History(self._identities, group, StartupMessage.parse(m.startup(**{"user": "u", **options})))
+
+    def says(self, history: History, *texts: str, idle: bool = True, fails: bool = False) -> History:
+        for text in texts:
+            effect = self._texts.look(text.encode()).effect
+            if history.sent(effect, alone_and_idle=idle) and not fails:
+                history.took(effect)
+        return history
+
+
+@pytest.fixture
+def sessions() -> Sessions:
+    return Sessions()
+
+
+def test_equal_sessions_have_one_identity(sessions: Sessions) -> None:
+    assert sessions.new(database="d", a="1", b="2").identity is sessions.new(b="2", a="1", database="d").identity
+    assert sessions.new().identity is sessions.new(database="u").identity
+    assert sessions.new(application_name="x").identity is sessions.new().identity
+
+
+@pytest.mark.parametrize(
+    "options", [{"user": "v", "database": "u"}, {"database": "d"}, {"options": "-c a=b"}, {"client_encoding": "latin1"}]
+)
+def test_other_users_databases_and_options_are_others(sessions: Sessions, options: dict[str, str]) -> None:
+    assert sessions.new(**options).identity is not sessions.new().identity
+
+
+def test_other_server_groups_are_others(sessions: Sessions) -> None:
+    assert sessions.new("other").identity is not sessions.new().identity
+
+
+def test_what_the_server_reports_counts(sessions: Sessions) -> None:
+    one, other = sessions.new(), sessions.new()
+    one.reported(b"TimeZone", b"UTC")
+    assert one.identity is not other.identity
+    other.reported(b"TimeZone", b"UTC")
+    one.reported(b"application_name", b"x")
+    assert one.identity is other.identity
+    one.reported(b"TimeZone", b"CET")
+    assert one.identity is not other.identity
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (["SET a.b = 1"], ["set A.B to 1"]),
+        (["SET a.b = 1", "SET c.d = 2"], ["SET c.d = 2", "SET a.b = 1"]),
+        (["SET a.b = 1", "SET a.b = 2"], ["SET a.b = 2"]),
+        (["SET a.b = 1", "RESET a.b"], []),
+        (["SET a.b = 1", "SET a.b TO DEFAULT"], []),
+        (["SET a.b = 1", "SET c.d = 2", "RESET ALL"], []),
+        (["SET a.b = 1", "DISCARD ALL"], []),
+        (["SELECT set_config('a.b', 'c', false)", "DISCARD ALL"], []),
+        (["SET application_name = x"], []),
+        (["SELECT 1", "LISTEN x"], []),
+    ],
+)
+def test_the_same_sets_make_alike(sessions: Sessions, one: list[str], other: list[str]) -> None:
+    assert sessions.says(sessions.new(), *one).identity is sessions.says(sessions.new(), *other).identity is not None
+
+
+@pytest.mark.parametrize("text", ["SET a.b = 1", "SET a.b = 2"])
+def test_another_set_makes_unlike(sessions: Sessions, text: str) -> None:
+    other = sessions.says(sessions.new(), "SET a.b = 3")
+    assert sessions.says(sessions.new(), text).identity not in (other.identity, sessions.new().identity)
+
+
+def test_a_set_counts_when_it_has_succeeded(sessions: Sessions) -> None:
+    assert sessions.says(sessions.new(), "SET a.b = 1", fails=True).identity is sessions.new().identity
+
+
+@pytest.mark.parametrize("text", ["SET a.b = 1", "RESET a.b", "RESET ALL"])
+def test_in_a_transaction_or_a_pipeline_it_can_not_be_known(sessions: Sessions, text: str) -> None:
+    history = sessions.says(sessions.new(), text, idle=False)
+    assert history.identity is None
+    assert sessions.says(history, "RESET a.b").identity is None
+    assert sessions.says(history, "RESET ALL").identity is sessions.new().identity
+
+
+@pytest.mark.parametrize(
+    "text", ["SET ROLE x", "CREATE TEMP TABLE x (a int)", "SELECT pg_advisory_lock(1)", "PREPARE x AS SELECT 1"]
+)
+@pytest.mark.parametrize("idle", [True, False])
+def test_what_can_not_be_known_ends_with_discard_all(sessions: Sessions, text: str, idle: bool) -> None:
+    history = sessions.says(sessions.new(), text, idle=idle)
+    assert sessions.says(history, "RESET ALL").identity is None
+    assert sessions.says(history, "DISCARD ALL", fails=True).identity is None
+    assert sessions.says(history, "DISCARD ALL").identity is sessions.new().identity
+
+
+def test_the_table_of_identities_has_an_end() -> None:
+    sessions = Sessions(limit=2)
+    first = sessions.new()
+    before = first.identity
+    for number in range(5):
+        assert sessions.new(a=str(number)).identity is not before
+    assert first.identity is before
+    assert sessions.new().identity is not before

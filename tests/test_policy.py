@@ -1,0 +1,68 @@
+"""When a window closes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tqdbproxy.core.writebatch.policy import GENERATION_S, RecentWriters, quorum_reached
+
+
+@pytest.mark.parametrize(
+    ("waiting", "recent", "quorum", "reached"),
+    [
+        (1, 1, 0.5, True),
+        (1, 2, 0.5, True),
+        (1, 3, 0.5, False),
+        (2, 3, 0.5, True),
+        (49, 100, 0.5, False),
+        (50, 100, 0.5, True),
+        (1, 100, 0.0, True),
+        (99, 100, 1.0, False),
+        (100, 100, 1.0, True),
+        (1, 0, 0.5, True),
+        (0, 0, 0.0, False),
+        (100, 1, None, False),
+    ],
+)
+def test_the_quorum(waiting: int, recent: int, quorum: float | None, reached: bool) -> None:
+    assert quorum_reached(waiting, recent, quorum) is reached
+
+
+def test_every_writer_counts_once() -> None:
+    writers = RecentWriters(0.0)
+    for writer in "abab":
+        writers.note(writer, 0.1)
+    assert writers.count == 2
+
+
+def test_a_writer_is_forgotten_after_two_generations_at_the_latest() -> None:
+    writers = RecentWriters(0.0)
+    writers.note("a", 0.0)
+    writers.note("b", GENERATION_S)
+    assert writers.count == 2
+    writers.note("b", 2 * GENERATION_S)
+    assert writers.count == 1
+
+
+def test_after_a_long_silence_all_are_forgotten() -> None:
+    writers = RecentWriters(0.0)
+    for writer in range(10):
+        writers.note(writer, 0.1)
+    writers.note("new", 10.0)
+    assert writers.count == 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.floats(0, 0.4)), max_size=60))
+def test_lately_is_one_to_two_generations(steps: list[tuple[int, float]]) -> None:
+    writers = RecentWriters(0.0)
+    now = 0.0
+    noted: list[tuple[int, float]] = []
+    for writer, passed in steps:
+        now += passed
+        writers.note(writer, now)
+        noted.append((writer, now))
+        at_least = {who for who, when in noted if now - when < GENERATION_S}
+        at_most = {who for who, when in noted if now - when < 2 * GENERATION_S + 0.4}
+        assert len(at_least) <= writers.count <= len(at_most)
