@@ -199,17 +199,22 @@ class Wire(asyncio.Protocol):
         # Both at once, not when the task runs: nothing in clear is read or said any more.
         self._inner.pause_reading()
         self.write = _say_nothing
-        return _deferred(self._start_tls(context, server_side, server_hostname, received))
+        encrypted = _deferred(self._start_tls(context, server_side, server_hostname))
+        # The task's first step asks for the TLS protocol to be connected in the iteration after it, and then for reading.
+        # This is called right after these two, so before the loop can have read what belongs behind `received`.
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.call_soon, self._give, received)
+        return encrypted
 
-    async def _start_tls(
-        self, context: ssl.SSLContext, server_side: bool, server_hostname: str, received: bytes
-    ) -> str:
+    async def _start_tls(self, context: ssl.SSLContext, server_side: bool, server_hostname: str) -> str:
         loop = asyncio.get_running_loop()
         plain = self._inner
         try:
             if plain.is_closing():
                 raise ConnectionResetError
-            handshake = loop.start_tls(
+            # Awaited here and not in a task of its own: uvloop delivers what it decrypts one call after it returns, and
+            # by then the transport that can be paused must be in its place.
+            made = await loop.start_tls(
                 plain,
                 self,
                 context,
@@ -217,11 +222,7 @@ class Wire(asyncio.Protocol):
                 server_hostname=server_hostname or None,
                 ssl_shutdown_timeout=SHUTDOWN_TIMEOUT_S,
             )
-            made = loop.create_task(handshake)
-            # The task's first step asks for the TLS connection to be made in the next iteration, and then for reading;
-            # this is called right after them, so before the loop can have read what belongs behind `received`.
-            loop.call_soon(loop.call_soon, _give, plain, received)
-            secure = cast(asyncio.Transport, await made)
+            secure = cast(asyncio.Transport, made)
             self._tls = secure.get_extra_info("ssl_object")
             if self._tls is None:  # closed during the handshake: uvloop says that as if all were well
                 raise ConnectionResetError
@@ -238,6 +239,16 @@ class Wire(asyncio.Protocol):
         self._inner = transport
         self.write = transport.write
         transport.set_write_buffer_limits(high=HIGH_WATER)
+
+    def _give(self, received: bytes) -> None:
+        """Hand ``received`` to the TLS protocol as if it had just been read."""
+        tls: Any = self._inner.get_protocol()
+        while received and tls not in (self, None):  # else the connection is lost already
+            room = tls.get_buffer(len(received))
+            taken = min(len(received), len(room))
+            room[:taken] = received[:taken]
+            tls.buffer_updated(taken)
+            received = received[taken:]
 
     def _read_rest(self) -> None:
         """A TLS peer has closed while we read no further: take what it had said before (uvloop drops it)."""
@@ -259,17 +270,6 @@ class Wire(asyncio.Protocol):
 
 def _say_nothing(_data: bytes) -> None:
     """There is nobody who could be told: not in clear any more, or not at all."""
-
-
-def _give(transport: asyncio.Transport, received: bytes) -> None:
-    """Hand ``received`` to the TLS protocol of ``transport`` as if it had just been read."""
-    tls = cast(Any, transport.get_protocol())  # uvloop's, which asyncio's stubs don't describe
-    while received and tls is not None:
-        room = tls.get_buffer(len(received))
-        taken = min(len(received), len(room))
-        room[:taken] = received[:taken]
-        tls.buffer_updated(taken)
-        received = received[taken:]
 
 
 def _why(problem: BaseException) -> str:

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.integration.compare import Ends
 from tests.proxies import RunningProxy
 from tqdbproxy.embedded import EmbeddedServer
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_unexpected(proxy: RunningProxy) -> Iterator[None]:
+    """Whatever the tests do to the proxy that they share, it logs no exception."""
+    yield
+    assert_no_exception(proxy)
+
+
+def assert_no_exception(proxy: RunningProxy) -> None:
+    """An exception that nobody expected would be logged with its traceback."""
+    assert "Traceback" not in proxy.log, proxy.log
+    assert "#critical" not in proxy.log, proxy.log
 
 
 @pytest.fixture
@@ -30,11 +43,15 @@ def ends(proxy: RunningProxy, ends_of: Callable[[RunningProxy], Ends]) -> Ends:
 @pytest.fixture
 def start_with(
     postgres: EmbeddedServer, start: Callable[..., RunningProxy], ends_of: Callable[[RunningProxy], Ends]
-) -> Callable[[str], tuple[RunningProxy, Ends]]:
+) -> Iterator[Callable[[str], tuple[RunningProxy, Ends]]]:
     """Starts a proxy with this configuration in front of the shared server."""
+    started: list[RunningProxy] = []
 
     def start_one(text: str) -> tuple[RunningProxy, Ends]:
         proxy = start(f"{postgres.host}:{postgres.port}", text)
+        started.append(proxy)
         return proxy, ends_of(proxy)
 
-    return start_one
+    yield start_one
+    for proxy in started:
+        assert_no_exception(proxy)

@@ -52,10 +52,13 @@ class Manager:
         """Begin to look after what expires."""
         self._sweeper.start(SWEEP_S, now=False)
 
-    def submit(self, write: Write) -> Deferred[Result] | None:
-        """Let ``write`` wait for company; None if there is no room for it or the manager is closing."""
+    def submit(self, write: Write) -> bool:
+        """Let ``write`` wait for company; False if there is no room for it or the manager is closing.
+
+        It hears of its result by `Write.answered`, which may be before this returns.
+        """
         if self.pending >= self.limits.max_pending or self._closing:
-            return None
+            return False
         self.pending += 1
         now = write.arrived = self._now()
         group = self._groups.get(write.key)
@@ -64,7 +67,7 @@ class Manager:
         group.recent.note(write.writer, now)
         group.add(write)
         self._consider(group, now + write.window_s)
-        return write.done
+        return True
 
     def alone(self, key: BatchKey, writer: Hashable) -> Callable[[], None] | None:
         """Whether a write with ``key`` needs no company: nobody else wrote with it lately, and nothing waits or runs.
@@ -128,8 +131,11 @@ class Manager:
         elif not group.running and quorum_reached(len(group.waiting), group.recent.count, self.limits.quorum):
             self._close(group, "quorum")
         elif not group.due and (group.window is None or deadline < group.window.at):
-            group.close_window()
-            group.window = self._deadlines.call_at(deadline, partial(self._window_ended, group))
+            self._open_window(group, deadline)
+
+    def _open_window(self, group: Group, deadline: float) -> None:
+        group.close_window()
+        group.window = self._deadlines.call_at(deadline, partial(self._window_ended, group))
 
     def _window_ended(self, group: Group) -> None:
         group.window = None
@@ -172,11 +178,13 @@ class Manager:
             self._close(group, "full")
         elif quorum_reached(len(group.waiting), group.recent.count, self.limits.quorum):
             self._close(group, "quorum")
+        elif group.window is None:  # it closed for a batch that had no room for these
+            self._open_window(group, min(write.arrived + write.window_s for write in group.waiting))
 
     def _answer(self, write: Write, result: Result) -> None:
         """``write`` has its result: its place is free."""
         self.pending -= 1
-        write.done.callback(result)
+        write.answered(result)
         if not self.pending and self._drained:
             self.stop()
             drained, self._drained = self._drained, []

@@ -25,7 +25,7 @@ class Write:
     :param unit: what the wire needs to execute it; the core doesn't look inside.
     """
 
-    __slots__ = ("arrived", "done", "key", "size", "template", "unit", "window_s", "writer")
+    __slots__ = ("_done", "_result", "arrived", "key", "size", "template", "unit", "window_s", "writer")
 
     def __init__(
         self, key: BatchKey, template: Hashable, size: int, window_s: float, writer: Hashable, unit: Any
@@ -37,7 +37,27 @@ class Write:
         self.writer = writer
         self.unit = unit
         self.arrived = 0.0
-        self.done: Deferred[Result] = Deferred()
+        self._done: Deferred[Result] | None = None
+        self._result: Result | None = None
+
+    @property
+    def done(self) -> Deferred[Result]:
+        """Fires with the result."""
+        if self._done is None:
+            self._done = Deferred()
+            if self._result is not None:
+                self._done.callback(self._result)
+        return self._done
+
+    def answered(self, result: Result) -> None:
+        """Take the result; called once.
+
+        By default it fires ``done``. A wire that has thousands of these a second overrides it: a Deferred costs 1.5 us
+        of the 10 us that a batched write takes.
+        """
+        self._result = result
+        if self._done is not None:
+            self._done.callback(result)
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,10 @@ class LocalView:
         """Whether the session has prepared a statement on the view."""
         return bool(self._statements)
 
+    def knows(self, name: bytes) -> bool:
+        """Whether the statement ``name`` is on the view."""
+        return name in self._statements
+
     def concerns(self, data: bytes, is_view: Callable[[bytes], bool]) -> bool:
         """Whether a unit about the view begins with the first frame of ``data``. Raises `FramingError`."""
         for kind, begin, end in frames(data):

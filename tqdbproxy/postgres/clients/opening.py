@@ -143,7 +143,7 @@ class ClientProtocol(Protocol):
 
     def _connected(self, server: ServerEnd, message: StartupMessage) -> Any:
         if self._lost:
-            server.orphan()
+            server.transport.loseConnection()
             return None
         self._busy = False
         self._server = server
@@ -253,7 +253,7 @@ class ClientProtocol(Protocol):
         if self._session is not None:
             self._session.client_lost()
         elif self._server is not None:
-            self._server.orphan()
+            self._server.transport.loseConnection()  # in the middle of its login, which may never end
         self._hub.closed(self, self._cancel_key)
 
 

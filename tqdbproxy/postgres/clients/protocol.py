@@ -22,6 +22,16 @@ from tqdbproxy.postgres.framing import FramingError
 from tqdbproxy.postgres.messages import ready_for_query
 
 
+class WaitingUnit(Write):
+    """A unit of a session's while it is out of the forward lane; its writer is the session's protocol."""
+
+    __slots__ = ()
+
+    def answered(self, result: Result) -> None:
+        """See `Write.answered`."""
+        self.writer.answered(result, self)  # type: ignore[attr-defined]
+
+
 class SessionProtocol:
     """One client's running session: its transport, its server connection, and what is under way between them."""
 
@@ -112,17 +122,15 @@ class SessionProtocol:
                 self._resume()
             return
         unit.server = self._server
-        self._waiting = write = Write(step.key, unit.template, unit.size, step.window_s, self, unit)
+        self._waiting = write = WaitingUnit(step.key, unit.template, unit.size, step.window_s, self, unit)
         self._kept = step.rest
-        answered = self._hub.batches.submit(write)
-        if answered is None:
+        if not self._hub.batches.submit(write):
             self._waiting = None
             self._forward_alone(write, None, Reason.NO_CAPACITY)
             self._resume()
-        else:
-            answered.addCallback(self._answered, write)
 
-    def _answered(self, result: Result, write: Write) -> None:
+    def answered(self, result: Result, write: Write) -> None:
+        """The write that left the forward lane has its result."""
         self._waiting = None
         if isinstance(result, Replied):
             self._session.batched(write.unit, result.company, self._hub.clock.seconds() - write.arrived)
@@ -183,6 +191,7 @@ class SessionProtocol:
     def server_lost(self) -> None:
         """The server connection is gone: a write that waits elsewhere still gets its answer."""
         self._server_gone = True
+        self._forward = _drop
         while self._alone:
             self._alone.pop(0)[1]()
         self._end_if_over()
@@ -208,3 +217,7 @@ class SessionProtocol:
     def _write(self, data: bytes) -> None:
         if not self._client_gone:
             self._transport.write(data)
+
+
+def _drop(_data: bytes) -> None:
+    """There is no server any more."""

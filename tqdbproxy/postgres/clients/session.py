@@ -241,13 +241,15 @@ class Session:
 
     def _ask(self, data: bytes) -> Step:
         """A unit about the status view, which is answered when all before it is."""
-        if self.sent != self.done:
+        if self.sent != self.done and self.tracked:
             return Step(rest=data, hold=True)
         local, used = self.view.answer(data, self.last(), self.status)
+        if self.view.knows(b""):
+            self.prepared.dropped(b"")
         return Step(local=local, rest=data[used:])
 
     def _ask_simply(self, data: bytes, end: int) -> Step:
-        if self.sent != self.done:
+        if self.sent != self.done and self.tracked:
             return Step(rest=data, hold=True)
         return Step(local=self.view.simple(self.last(), self.status), rest=data[end:])
 
@@ -306,6 +308,7 @@ class Session:
         if unit.simple:
             self.prepared.kept_back(CLOSE_UNNAMED, None)
         elif unit.parse:
+            self.view.forget(b"")
             parse = unit.raw[: end_of_frame(unit.raw, 0)]
             self.prepared.kept_back(parse, PreparedStatement(unit.text, unit.types))
 
@@ -318,6 +321,7 @@ class Session:
             self.sent += 1
             self._last = self._forwarded
             if unit.parse:
+                self.view.forget(b"")
                 self.prepared.parsed(self.sent, b"", PreparedStatement(unit.text, unit.types))
             else:
                 repair = self._repair()
@@ -366,6 +370,8 @@ class Session:
                 self.sent += 1
             elif action != PASS:
                 if end <= size:
+                    if at and previous not in OPENING and self._begins_view(kind, data, at, end):
+                        break
                     self._look(kind, data, at, end, previous)
                     actions = self._actions()
                 elif length <= INSPECTED:
@@ -381,6 +387,12 @@ class Session:
             return None
         self._skip = 0
         return Step(forward=data[:at], rest=data[at:])
+
+    def _begins_view(self, kind: int, data: bytes, at: int, end: int) -> bool:
+        """Whether a unit about the status view begins in the middle of what came: the walk has to stop before it."""
+        if kind == QUERY:
+            return self._is_view(data[at + HEADER_SIZE : end - 1])
+        return (kind == PARSE or self.view.known) and self.view.concerns(data[at:end], self._is_view)
 
     def _actions(self) -> bytes:
         return ACTIONS_INTERESTING if self.prepared.interesting or self.view.known else ACTIONS
@@ -448,6 +460,8 @@ class Session:
             self._query_sent()
         if kind in (QUERY, PARSE):
             self.history.known = False
+            self.prepared.dropped(None)
+            self.view.forget(b"")
 
     # What the server says
 

@@ -87,6 +87,8 @@ class Cutter:
                 descriptions += self._describe(self._asked[descriptions], kind, data[begin:end])
             else:
                 self._note(answer, kind, data, begin, end)
+        if rows and not answer.sqlstate:
+            answer.aside.extend(rows)  # notices of the commit: whose they are can't be told
         return answer
 
     def cut_tags(self, data: bytes) -> Answer:

@@ -11,9 +11,17 @@ from collections.abc import Hashable, Sequence
 
 from tqdbproxy.core.statement import Strategy
 from tqdbproxy.core.writebatch.types import Done, Failed, Outcome
-from tqdbproxy.postgres.framing import HEADER, frame
+from tqdbproxy.postgres.framing import HEADER, frame, frames
 from tqdbproxy.postgres.mergeable import Mergeable
-from tqdbproxy.postgres.messages import DESCRIBE_PORTAL_FRAME, EXECUTE_ALL_FRAME, SYNC_FRAME, Parse, close_statement
+from tqdbproxy.postgres.messages import (
+    DESCRIBE_PORTAL_FRAME,
+    EXECUTE_ALL_FRAME,
+    READY_FOR_QUERY,
+    READY_IDLE_FRAME,
+    SYNC_FRAME,
+    Parse,
+    close_statement,
+)
 from tqdbproxy.postgres.servers import merging
 from tqdbproxy.postgres.servers.answers import Answer, Cutter, SameReplies
 from tqdbproxy.postgres.servers.statements import Statements
@@ -22,14 +30,13 @@ from tqdbproxy.postgres.unit import NO_LIMIT, PORTAL, Asked, Unit
 STALE = frozenset({"26000", "0A000"})
 """invalid_sql_statement_name; feature_not_supported ("cached plan must not change result type"): parse again."""
 
-READY_IDLE = b"Z\0\0\0\5I"
-
 
 class Exchange(ABC):
     """One attempt to execute ``units`` on the connection that has ``statements``.
 
     ``request`` is what to send. ``stale`` is set if it failed because of a prepared statement that the server had lost
-    or could no longer use: trying again helps. ``aside`` holds messages for the connection's own session.
+    or could no longer use: trying again helps. ``aside`` holds messages for the connection's own session, ``rest``
+    what came after the end.
     """
 
     def __init__(self, units: Sequence[Unit], statements: Statements) -> None:
@@ -40,6 +47,9 @@ class Exchange(ABC):
         self._names: dict[Hashable, bytes] = {}
         self._parsed: list[tuple[Hashable, bytes]] = []
         self._chunks: list[bytes] = []
+        self._last = b""
+        self._walked = 0
+        self.rest = b""
         self._parts = [close_statement(name) for name in statements.surplus()]
         self._compose()
         self._parts.append(SYNC_FRAME)
@@ -54,13 +64,22 @@ class Exchange(ABC):
         """Say how it ended; ``data`` is the server's whole answer."""
 
     def receive(self, data: bytes) -> Outcome | None:
-        """Take what the server says; the outcome once its ReadyForQuery is there."""
+        """Take what the server says; the outcome once its ReadyForQuery is there. Raises `FramingError`."""
         self._chunks.append(data)
-        if len(data) < len(READY_IDLE):
-            data = b"".join(self._chunks)
-        if data[-len(READY_IDLE) :] != READY_IDLE:
-            return None
-        return self._end(b"".join(self._chunks))
+        last = self._last + data
+        self._last = last[1 - len(READY_IDLE_FRAME) :]
+        return self._walk() if READY_IDLE_FRAME in last else None
+
+    def _walk(self) -> Outcome | None:
+        """There are the bytes of a ReadyForQuery; they may as well be in a row."""
+        answer = b"".join(self._chunks)
+        self._chunks = [answer]
+        for kind, _begin, end in frames(answer, self._walked):
+            self._walked = end
+            if kind == READY_FOR_QUERY:
+                self.rest = answer[end:]
+                return self._end(answer[:end])
+        return None
 
     def _prepare(self, template: Hashable, sql: bytes, types: bytes) -> bytes:
         """The name of the prepared statement for ``template``, which is parsed now if the server hasn't it yet."""

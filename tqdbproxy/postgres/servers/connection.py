@@ -40,6 +40,9 @@ WHOLE = frozenset({READY_FOR_QUERY, PARAMETER_STATUS})
 MARKED = frozenset({ERROR_RESPONSE, COPY_IN_RESPONSE, COPY_BOTH_RESPONSE})
 """Frames that matter by their type alone."""
 
+PATIENCE = 1 << 20
+"""Bytes that a server may say to a client that is gone, before its connection is given up."""
+
 WATCHED = bytes(kind in WHOLE | MARKED for kind in range(256))
 WATCHED_SWALLOWING = bytes(kind in WHOLE | MARKED | {PARSE_COMPLETE, CLOSE_COMPLETE} for kind in range(256))
 
@@ -92,6 +95,7 @@ class ServerConnection(TwistedProtocol):
         self._owner: Owner | None = None
         self._caught_up: Callable[[], None] = _nothing
         self._to_client: Callable[[bytes], None] = _drop
+        self._patience = PATIENCE
         self._exchange: Exchange | None = None
         self._outcome: Deferred[Outcome] | None = None
         self._held = b""
@@ -208,13 +212,19 @@ class ServerConnection(TwistedProtocol):
 
     def orphan(self, *, mid_message: bool = False) -> None:
         """The client is gone: let the server finish what it has, and end."""
-        self._to_client = _drop
+        self._to_client = self._unheard
         if self.alive:
             if self._piped:
                 self.pipe()
             self.transport.unregisterProducer()
             self.transport.resumeProducing()
             self.client_sends_no_more(mid_message=mid_message)
+
+    def _unheard(self, data: bytes) -> None:
+        """Nobody reads it. Directly, too, the server would soon find out that it can't send, and give up."""
+        self._patience -= len(data)
+        if self._patience < 0:
+            self.transport.abortConnection()
 
     def cancel(self, key: bytes) -> Deferred[None]:
         """Ask the server to cancel what this connection's session does; until it has heard, nothing is lent here.
@@ -305,9 +315,17 @@ class ServerConnection(TwistedProtocol):
         self.transport.abortConnection()
 
     def _batch_received(self, data: bytes) -> None:
-        outcome = self._exchange.receive(data)  # type: ignore[union-attr]
+        exchange = self._exchange
+        assert exchange is not None
+        try:
+            outcome = exchange.receive(data)
+        except FramingError:
+            self.transport.abortConnection()
+            return
         if outcome is not None:
             self._end_batch(outcome)
+            if exchange.rest:
+                self._forward(exchange.rest)
 
     def _end_batch(self, outcome: Outcome) -> None:
         exchange, self._exchange = self._exchange, None
