@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests import builders as m
 from tqdbproxy.errors import ChannelBindingImpossible, ProxyError
 from tqdbproxy.postgres.framing import FramingError
-from tqdbproxy.postgres.servers.login import MAX_FRAME, Login
+from tqdbproxy.postgres.servers.login import MAX_EARLY, MAX_FRAME, Login
 
 SCRAM = "SCRAM-SHA-256"
 PLUS = "SCRAM-SHA-256-PLUS"
@@ -91,9 +91,41 @@ def test_a_client_that_would_have_bound_the_channel(data: bytes, both: bool, plu
         assert it.from_client(first) == first
 
 
-def test_only_answers_to_the_authentication_may_come_from_the_client() -> None:
-    with pytest.raises(FramingError, match="expected a password response, got message type b'Q'"):
-        login().from_client(m.password("x") + m.query("select 1"))
+def test_a_request_must_be_answered() -> None:
+    it = login()
+    it.from_server(m.authentication(3))
+    with pytest.raises(FramingError, match="expected a password response"):
+        it.from_client(m.query("select 1"))
+
+
+def test_what_comes_too_early_is_kept_for_the_session() -> None:
+    it = login()
+    said = m.query("select 1") + m.query("select 2")
+    assert b"".join(map(it.from_client, m.chunks(said, [7]))) == b""
+    assert it.from_server(GREETING) == GREETING
+    assert it.early == said
+
+
+def test_after_the_last_answer_the_session_may_begin_early() -> None:
+    it = login()
+    it.from_server(m.authentication(3))
+    assert it.from_client(m.password("x") + m.query("select 1")) == m.password("x")
+    it.from_server(GREETING)
+    assert it.early == m.query("select 1")
+
+
+def test_a_request_can_not_be_answered_by_what_came_too_early() -> None:
+    it = login()
+    assert it.from_client(m.query("select 1")) == b""
+    with pytest.raises(FramingError, match="expected a password response"):
+        it.from_server(m.authentication(3))
+
+
+def test_what_comes_too_early_has_an_end() -> None:
+    it = login()
+    it.from_client(m.lying(b"Q", MAX_EARLY))
+    with pytest.raises(FramingError):
+        it.from_client(bytes(MAX_EARLY))
 
 
 @pytest.mark.parametrize("length", [0, 3, -1, 2**31 - 1, MAX_FRAME])

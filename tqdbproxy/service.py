@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+from functools import partial
 from typing import Any, cast
 
 from prometheus_client import CollectorRegistry
@@ -21,7 +22,8 @@ from twisted.internet.protocol import Factory
 from tqdbproxy import config, logs, tls, transport
 from tqdbproxy.addresses import POSTGRES_PORT, EndpointDescription, TcpAddress, UnixAddress
 from tqdbproxy.core.metrics import Metrics
-from tqdbproxy.core.routing import Rules
+from tqdbproxy.core.routing import Rulebook, Rules
+from tqdbproxy.core.writebatch.adaptive import AdaptiveWindow, Bounds
 from tqdbproxy.core.writebatch.manager import Manager
 from tqdbproxy.core.writebatch.types import Limits
 from tqdbproxy.errors import ProxyError
@@ -46,10 +48,14 @@ class ProxyService(Service):
         self._path = path
         registry = CollectorRegistry()
         self._metrics = Metrics(registry, settings.metrics.max_callers, reactor.seconds)
-        self._executor = BatchExecutor(reactor.seconds)
+        texts = Texts()
+        self._texts = texts
+        self._executor = BatchExecutor(reactor.seconds, texts.keep_strings)
         self._batches = Manager(
             _batch_limits(settings.write_batch), self._executor, self._metrics, cast(IReactorTime, reactor)
         )
+        self._book = Rulebook(Rules())
+        self._window: AdaptiveWindow | None = None
         self._server = _server(settings.groups[settings.postgres.default])
         self._hub = Hub(
             connect=cast(Any, self._server.connect),
@@ -57,8 +63,8 @@ class ProxyService(Service):
             metrics=self._metrics,
             clock=cast(IReactorTime, reactor),
             limits=ClientLimits(),
-            rules=Rules(),
-            texts=Texts(max_hint_ms=settings.write_batch.max_hint_ms),
+            book=self._book,
+            texts=texts,
         )
         self._apply(settings)
         self._site = metrics_site(registry)
@@ -151,10 +157,29 @@ class ProxyService(Service):
         self._hub.tls_required = settings.postgres.tls == "require"
         limits = settings.limits
         self._hub.limits = ClientLimits(limits.max_clients, limits.login_timeout_s, limits.shutdown_timeout_s)
-        self._hub.rules = Rules(settings.write_batch.enabled, settings.write_batch.max_batch_bytes)
-        self._batches.limits = _batch_limits(settings.write_batch)
-        self._executor.merge = settings.write_batch.merge_inserts == "auto"
+        self._apply_batching(settings.write_batch)
         logs.set_level(settings.log.level)
+
+    def _apply_batching(self, settings: WriteBatchSettings) -> None:
+        self._batches.limits = _batch_limits(settings)
+        self._executor.merge = settings.merge_inserts == "auto"
+        self._texts.judge(max_hint_ms=settings.max_hint_ms, unhinted=settings.mode == "adaptive")
+        if self._window is not None:
+            self._window.stop()
+            self._window = None
+        if settings.mode == "adaptive":
+            self._window = AdaptiveWindow(
+                _bounds(settings),
+                cast(IReactorTime, reactor),
+                self._metrics,
+                lambda: self._batches.written,
+                partial(self._move_window, settings),
+            )
+            self._window.start()
+        self._move_window(settings, self._window.delay_s if self._window is not None else None)
+
+    def _move_window(self, settings: WriteBatchSettings, delay_s: float | None) -> None:
+        self._book.rules = Rules(settings.enabled, settings.max_batch_bytes, delay_s)
 
     def _show(self) -> None:
         """Gauges that are read from the parts when somebody asks."""
@@ -165,6 +190,16 @@ class ProxyService(Service):
             "Server connections, by state",
             lambda: {("open",): float(counts.connections)},
             ("state",),
+        )
+        self._metrics.gauge(
+            "tqdbproxy_write_current_delay_ms",
+            "Window of writes without a hint (adaptive mode)",
+            lambda: self._window.delay_s * 1000 if self._window is not None else 0.0,
+        )
+        self._metrics.gauge(
+            "tqdbproxy_write_ops_per_second",
+            "Writes that came to be batched, per second over the last interval (adaptive mode)",
+            lambda: self._window.writes_per_second if self._window is not None else 0.0,
         )
         self._metrics.counter(
             "tqdbproxy_database_queries_total",
@@ -196,6 +231,17 @@ def _batch_limits(settings: WriteBatchSettings) -> Limits:
     )
 
 
+def _bounds(settings: WriteBatchSettings) -> Bounds:
+    return Bounds(
+        settings.initial_delay_ms / 1000,
+        settings.min_delay_ms / 1000,
+        settings.max_delay_ms / 1000,
+        settings.write_threshold,
+        settings.adaptive_step,
+        settings.metrics_interval,
+    )
+
+
 def _client_addresses(settings: Settings) -> list[TcpAddress | str]:
     """The sockets to bind for clients; a directory gets libpq's name for the socket in it."""
     addresses = [a for a in settings.postgres.listen if isinstance(a, TcpAddress)]
@@ -214,6 +260,5 @@ def _not_reloadable(old: Settings, new: Settings) -> list[str]:
         "[postgres] default": (old.postgres.default, new.postgres.default),
         "[postgres.NAME]": (old.groups, new.groups),
         "[metrics]": (old.metrics, new.metrics),
-        "[write_batch] max_hint_ms": (old.write_batch.max_hint_ms, new.write_batch.max_hint_ms),
     }
     return [name for name, (before, after) in pairs.items() if before != after]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 
 from tests.integration.compare import Ends
+from tests.integration.wire import Wire
 from tests.proxies import RunningProxy
 from tqdbproxy.embedded import EmbeddedServer
 
@@ -38,6 +40,21 @@ def ends_of(postgres: EmbeddedServer, database: str) -> Callable[[RunningProxy],
 def ends(proxy: RunningProxy, ends_of: Callable[[RunningProxy], Ends]) -> Ends:
     """The test's database, directly and through the proxy that all tests share."""
     return ends_of(proxy)
+
+
+@pytest.fixture
+def wires() -> Iterator[Callable[..., list[Wire]]]:
+    """Makes so many connections to a port, with sessions if a database is named; closed after the test."""
+    with ExitStack() as stack:
+
+        def make(count: int, port: int, database: str = "") -> list[Wire]:
+            made = [stack.enter_context(Wire(port)) for _ in range(count)]
+            for wire in made:
+                if database:
+                    wire.start(database)
+            return made
+
+        yield make
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from tests.integration.wire import SSL_REQUEST, Wire, kinds, query, startup, val
 from tests.proxies import RunningProxy
 
 StartWith = Callable[[str], tuple[RunningProxy, Ends]]
+Wires = Callable[..., list[Wire]]
 
 
 def refusal(port: int, database: str) -> tuple[str, str]:
@@ -28,19 +29,16 @@ def refusal(port: int, database: str) -> tuple[str, str]:
         return first.fields()["V"], first.fields()["C"]
 
 
-def test_max_clients_at_its_edge(start_with: StartWith) -> None:
+def test_max_clients_at_its_edge(start_with: StartWith, wires: Wires) -> None:
     proxy, ends = start_with("[limits]\nmax_clients = 3\n")
-    wires = [Wire(proxy.port).start(ends.database) for _ in range(3)]
+    three = wires(3, proxy.port, ends.database)
     assert refusal(proxy.port, ends.database) == ("FATAL", "53300")
-    with psycopg.connect(ends.direct) as direct, pytest.raises(psycopg.OperationalError, match="too many clients"):
+    with pytest.raises(psycopg.OperationalError, match="too many clients"):
         psycopg.connect(ends.proxied)
-    assert direct.closed
-    assert [values(wire.ask(query("SELECT 5"))) for wire in wires] == [[b"5"]] * 3
-    wires.pop().socket.close()
+    assert [values(wire.ask(query("SELECT 5"))) for wire in three] == [[b"5"]] * 3
+    three.pop().socket.close()
     wait_for(lambda: scrape(proxy).total("clients") == 2)
     assert refusal(proxy.port, ends.database) == ("", "")
-    for wire in wires:
-        wire.socket.close()
 
 
 def test_a_cancel_gets_in_where_no_session_does(start_with: StartWith) -> None:
@@ -55,32 +53,31 @@ def test_a_cancel_gets_in_where_no_session_does(start_with: StartWith) -> None:
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
-def test_who_is_slow_to_log_in_is_sent_away(start_with: StartWith) -> None:
+def test_who_is_slow_to_log_in_is_sent_away(start_with: StartWith, wires: Wires) -> None:
     proxy, ends = start_with("[limits]\nlogin_timeout_s = 0.4\n")
     with Wire(proxy.port).start(ends.database) as old:
         beginnings = (b"", SSL_REQUEST[:3], startup(ends.database)[:20])
         begun = time.monotonic()
-        slow = [Wire(proxy.port) for _ in beginnings]
+        slow = wires(len(beginnings), proxy.port)
         for wire, said in zip(slow, beginnings, strict=True):
             wire.send(said)
         for wire in slow:
-            with wire:
-                assert [frame.fields()["C"] for frame in wire.to_end()] == ["57014"]
+            assert [frame.fields()["C"] for frame in wire.to_end()] == ["57014"]
         assert 0.3 < time.monotonic() - begun < 5
         assert values(old.ask(query("SELECT 'still here'"))) == [b"still here"]
         assert kinds(old.ask(query("SELECT pg_sleep(0.5)"))) == "TDCZ"
     wait_for(lambda: not scrape(proxy).total("clients"))
 
 
-def test_many_clients_at_once(ends: Ends) -> None:
-    wires = [Wire(ends.proxied_port) for _ in range(200)]
-    for wire in wires:
+def test_many_clients_at_once(ends: Ends, wires: Wires) -> None:
+    many = wires(200, ends.proxied_port)
+    for wire in many:
         wire.send(startup(ends.database))
-    for wire in wires:
+    for wire in many:
         assert kinds(wire.until())[-1] == "Z"
-    for number, wire in enumerate(wires):
+    for number, wire in enumerate(many):
         wire.send(query(f"SELECT {number}"))
-    for number, wire in enumerate(wires):
+    for number, wire in enumerate(many):
         assert values(wire.until()) == [b"%d" % number]
         wire.socket.close()
     wait_for(lambda: not ends.ask("SELECT 1 FROM pg_stat_activity WHERE query LIKE 'SELECT %' AND state = 'idle'"))

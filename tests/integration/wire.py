@@ -126,7 +126,11 @@ class Wire:
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(TIMEOUT_S)
-        self.socket.connect(str(path) if path else (HOST, port))
+        try:
+            self.socket.connect(str(path) if path else (HOST, port))
+        except OSError:
+            self.socket.close()
+            raise
         self._unread = b""
 
     def __enter__(self) -> Wire:

@@ -44,7 +44,7 @@ def debian(authority: Authority) -> Iterator[EmbeddedServer]:
     if programs is None:
         lacking("Debian's PostgreSQL, which has TLS, is not installed: apt-get install postgresql")
     else:
-        with debian_server(programs, authority.sign("server")) as server:
+        with debian_server(programs, authority.sign("server"), authority.root) as server:
             yield server
 
 
@@ -58,7 +58,7 @@ def start_tls(start: Callable[..., RunningProxy], authority: Authority, certific
         sslmode: str = "disable",
         *,
         presented: Certificate | None = None,
-        root: Path | None = None,
+        root: Path | str | None = None,
         more: str = "",
         **environ: str,
     ) -> RunningProxy:
@@ -71,7 +71,7 @@ def start_tls(start: Callable[..., RunningProxy], authority: Authority, certific
             tls_key = {own.key}
             [postgres.main]
             sslmode = {sslmode}
-            sslrootcert = {root or ""}
+            sslrootcert = {"" if root is None else root}
             {more}
         """
         return start(primary, text, **environ)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psycopg
 
-from tests.integration.wire import TIMEOUT_S, frame
+from tests.integration.wire import TERMINATE, TIMEOUT_S, frame
 from tests.proxies import HOST
 from tests.tls.certificates import Certificate
 from tqdbproxy.embedded import UNPRIVILEGED, EmbeddedServer
@@ -36,12 +36,13 @@ def debian_programs() -> Path | None:
 
 
 @contextmanager
-def debian_server(programs: Path, certificate: Certificate) -> Iterator[EmbeddedServer]:
+def debian_server(programs: Path, certificate: Certificate, root: Path) -> Iterator[EmbeddedServer]:
     """PostgreSQL with TLS and a user for each way to log in: ``scram``, ``ssl_scram``, ``clear_scram``, ``md5``, ..."""
     folder = Path(tempfile.mkdtemp(prefix="tqdb-tls-"))  # not pytest's folder: the server's user may not enter that
     try:
+        files = {"ssl_cert_file": certificate.chain, "ssl_key_file": certificate.key, "ssl_ca_file": root}
         conf = ["ssl = on", "password_encryption = 'scram-sha-256'"]
-        for setting, source in (("ssl_cert_file", certificate.chain), ("ssl_key_file", certificate.key)):
+        for setting, source in files.items():
             conf.append(f"{setting} = '{_given_to_server(source, folder)}'")
         with EmbeddedServer(folder, conf=conf, hba=_who_may_come(), bin_dir=programs) as server:
             _make_users(server)
@@ -125,7 +126,7 @@ def trusting(context: ssl.SSLContext, seen: list[str] | None = None) -> Script:
                 seen.append(encrypted.selected_alpn_protocol() or "")
             encrypted.recv(65536)
             encrypted.sendall(frame("R", bytes(4)) + frame("K", b"\0\0\0\1key!") + frame("Z", b"I"))
-            while encrypted.recv(65536):
+            while encrypted.recv(65536) not in (b"", TERMINATE):
                 pass
 
     return serve

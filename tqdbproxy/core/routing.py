@@ -33,14 +33,23 @@ BECAUSE = {reason: Forward(reason) for reason in Reason}
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the configuration allows."""
+    """What the configuration allows. ``window_s``: that of writes without a hint; None: these aren't batched."""
 
     batching: bool = True
     max_bytes: int = 8 * 1024 * 1024
+    window_s: float | None = None
+
+
+@dataclass(slots=True)
+class Rulebook:
+    """The rules that hold now, for all sessions."""
+
+    rules: Rules
 
 
 def choose(
     hints: Hints | None,
+    writes: bool,
     static: Reason | None,
     size: int,
     rules: Rules,
@@ -51,13 +60,16 @@ def choose(
 ) -> Route:
     """Decide for one statement.
 
+    :param writes: it is a write.
     :param static: why its text alone can't be batched, if so.
     :param size: bytes that it would add to a batch.
     :param in_transaction: one is open on its session.
     :param alone: it is the only statement of its unit, and nothing else is outstanding on its session.
     :param known: the session's settings are known.
     """
-    if hints is None or not hints.batch_ms:
+    asked = hints.batch_ms if hints is not None else None
+    window_s = asked / 1000 if asked is not None else rules.window_s if writes else None
+    if window_s is None or asked == 0:
         return UNHINTED
     if not rules.batching:
         return BECAUSE[Reason.DISABLED]
@@ -71,4 +83,4 @@ def choose(
         return BECAUSE[Reason.SESSION_STATE]
     if size > rules.max_bytes:
         return BECAUSE[Reason.NO_CAPACITY]
-    return Batched(hints.batch_ms / 1000)
+    return Batched(window_s)

@@ -14,6 +14,7 @@ import pgparse  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
 from tqdbproxy.core.hints import Hints, collect, pairs
 from tqdbproxy.core.statement import Kind, Reason
+from tqdbproxy.postgres.constants import UNKNOWN as UNKNOWN_OID
 from tqdbproxy.postgres.constants import cut
 from tqdbproxy.postgres.effects import NONE, UNKNOWN, Change, Effect, Node
 from tqdbproxy.postgres.facts import UNREADABLE, Facts, judge
@@ -22,8 +23,10 @@ from tqdbproxy.postgres.likeness import likeness
 from tqdbproxy.postgres.sqltext import BLANKS, doubtful, outer_comments, pieces, statements, uncommented
 from tqdbproxy.postgres.suspicion import begins_as_write, is_suspicious, is_view, may_hide_a_change
 
-__all__ = ["PLAIN", "Change", "Effect", "Lifted", "Text", "Texts", "parse"]
+__all__ = ["PLAIN", "UNKNOWN_TYPE", "Change", "Effect", "Lifted", "Text", "Texts", "parse"]
 
+UNKNOWN_TYPE = UNKNOWN_OID
+"""OID with which the parameters for string constants are declared."""
 #: Longer texts are not given to the parser: its C code recurses with the depth of an expression, and "1+1+1..." of
 #: 200 kB overflows a stack of 8 MB. (Measured: 120 kB do not.)
 MAX_PARSED = 32768
@@ -103,6 +106,14 @@ class Texts:
         found = self._study(text)
         self._keep(text, found)
         return found
+
+    def judge(self, *, max_hint_ms: float, unhinted: bool) -> None:
+        """Judge by these settings from now on."""
+        if (max_hint_ms, unhinted) != (self._max_hint_ms, self._unhinted):
+            self._max_hint_ms, self._unhinted = max_hint_ms, unhinted
+            self.known.clear()
+            self._comments.clear()
+            self._alike.clear()
 
     def keep_strings(self, text: Text) -> None:
         """From now on lift only the numbers of texts like this one.

@@ -45,6 +45,8 @@ class Manager:
         self._drained: list[Deferred[None]] = []
         self._closing = False
         self.pending = 0
+        self.written = 0
+        """Writes that came here, whatever became of them."""
         self._sweeper = LoopingCall(self._sweep)
         self._sweeper.clock = clock
 
@@ -60,6 +62,7 @@ class Manager:
         if self.pending >= self.limits.max_pending or self._closing:
             return False
         self.pending += 1
+        self.written += 1
         now = write.arrived = self._now()
         group = self._groups.get(write.key)
         if group is None:
@@ -86,6 +89,7 @@ class Manager:
             return None
         group.running = True
         group.used = now
+        self.written += 1
         self._metrics.batch_closed["quorum"] += 1
         self._metrics.batch_size.observe(1)
         self._metrics.batch_delay.observe(0.0)

@@ -85,6 +85,9 @@ class Batch:
         self._finished.callback(None)
         replied = Replied(b"", company)
         for write, reply in zip(self._writes, outcome.replies, strict=True):
+            if reply is None:
+                self._leave([write])
+                continue
             if reply is not replied.reply:  # most get the same bytes
                 replied = Replied(reply, company)
             self._answer(write, replied)

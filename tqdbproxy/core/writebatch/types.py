@@ -114,7 +114,11 @@ Result = Replied | Alone | Unknown | Expired | Withdrawn
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The batch was committed: one reply for each member, in their order."""
+    """The batch was committed: one reply for each member, in their order.
+
+    None instead of a reply: the member's statement has changed nothing, but what the server said to it could differ
+    from what it would have said alone; so it is executed alone.
+    """
 
     replies: Sequence[Any]
     strategy: Strategy

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from ssl import SSLContext
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IReactorTime
 
 from tqdbproxy.core.metrics import Metrics
-from tqdbproxy.core.routing import Rules
+from tqdbproxy.core.routing import Rulebook
 from tqdbproxy.core.writebatch.manager import Manager
 from tqdbproxy.errors import ProxyError, ShuttingDown, Stopped, TooManyClients
 from tqdbproxy.logs import logger
@@ -25,6 +25,10 @@ from tqdbproxy.postgres.messages import StartupMessage
 from tqdbproxy.postgres.sql import Texts
 
 log = logger(__name__)
+
+
+CANCEL_TIMEOUT_S = 2.0
+"""How long a server may take to hear that it is to cancel what is going on, when the proxy stops."""
 
 
 class Client(Protocol):
@@ -111,14 +115,14 @@ class Hub:
         metrics: Metrics,
         clock: IReactorTime,
         limits: ClientLimits,
-        rules: Rules,
+        book: Rulebook,
         texts: Texts,
     ) -> None:
         self.connect = connect
         self.batches = batches
         self.clock = clock
         self.limits = limits
-        self.rules = rules
+        self.book = book
         self.tls_context: SSLContext | None = None
         self.tls_required = False
         self.clients: set[Client] = set()
@@ -149,7 +153,7 @@ class Hub:
             history,
             self._texts,
             self._tally,
-            self.rules,
+            self.book,
             self.clock.seconds,
             server.statements.forget,
             server.statements.retire,
@@ -203,7 +207,14 @@ class Hub:
         return closed.addCallback(lambda _none: timer.cancel() if timer.active() else None)
 
     def _end_all(self) -> None:
+        """What they are doing is cancelled first: it may not go on, and be committed, after they were sent away."""
         if self.clients:
             log.warn("{count} sessions were still busy after shutdown_timeout_s", count=len(self.clients))
+        timer = self.clock.callLater(CANCEL_TIMEOUT_S, self._refuse_all)
+        heard = DeferredList([client.cancel() for client in self.clients])
+        heard.addCallback(lambda _: timer.cancel() if timer.active() else None)
+        heard.addCallback(lambda _: self._refuse_all())
+
+    def _refuse_all(self) -> None:
         for client in list(self.clients):
             client.refuse(Stopped("terminating connection due to administrator command"))

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tqdbproxy.core.metrics import CallerCounts
-from tqdbproxy.core.routing import Batched, Forward, Route, Rules, choose
+from tqdbproxy.core.routing import Batched, Forward, Route, Rulebook, choose
 from tqdbproxy.core.statement import BatchKey, Kind, Reason
 from tqdbproxy.core.writebatch.types import Company
 from tqdbproxy.postgres.clients import units
@@ -105,14 +105,14 @@ class Session:
         history: History,
         texts: Texts,
         tally: Tally,
-        rules: Rules,
+        book: Rulebook,
         now: Callable[[], float],
         forget: Callable[[], None],
         retire: Callable[[], None],
         inject: Callable[[int], None],
     ) -> None:
         self.history = history
-        self.rules = rules
+        self._book = book
         self._texts = texts
         self._tally = tally
         self._now = now
@@ -177,7 +177,7 @@ class Session:
         else:
             again = self._again
             unit = again.match(data, self.prepared) if again.ready else None
-        if unit is None or self.rules is not again.rules or self.history.identity is not again.key.identity:
+        if unit is None or self._book.rules is not again.rules or self.history.identity is not again.key.identity:
             return None
         unit.counts = again.counts
         unit.counts.queries += 1
@@ -220,7 +220,7 @@ class Session:
         unit = units.extended(data, self._texts, self.prepared)
         if unit is units.Shape.MORE and len(data) <= INSPECTED:
             return Step(rest=data)
-        if isinstance(unit, Unit) and (unit.text.hints or unit.text.interesting):
+        if isinstance(unit, Unit) and unit.text is not PLAIN:
             self._again = units.Pattern(unit, self.prepared)
             return self._consider(unit, data[len(unit.raw) :])
         if self.prepared.unsent and not (data[0] == PARSE and data[HEADER_SIZE : HEADER_SIZE + 1] == b"\0"):
@@ -267,7 +267,7 @@ class Session:
             if unit.simple:
                 self._again_simple = units.SimplePattern(unit)
             again = self._again_simple if unit.simple else self._again
-            again.batched(key, route.window_s, counts, self.rules)
+            again.batched(key, route.window_s, counts, self._book.rules)
             return Step(unit=unit, key=key, window_s=route.window_s, rest=rest)
         raw = self._send(unit)
         self._excluded(route, counts, self.sent)
@@ -276,9 +276,10 @@ class Session:
     def _choose(self, text: Text, size: int, *, alone: bool) -> Route:
         return choose(
             text.hints,
+            text.is_write,
             text.reason,
             size,
-            self.rules,
+            self._book.rules,
             in_transaction=self.status != IDLE,
             alone=alone and self.tracked,
             known=self.history.identity is not None,
@@ -438,7 +439,7 @@ class Session:
     def _look_at_parse(self, parse: Parse) -> None:
         text = self._texts.look(parse.text)
         self.view.forget(parse.name)
-        statement = PreparedStatement(text, parse.types) if text.hints or text.interesting else None
+        statement = PreparedStatement(text, parse.types) if text is not PLAIN else None
         self.prepared.parsed(self.sent + 1, parse.name, statement)
 
     def _look_at_bind(self, bind: Bind) -> None:

@@ -6,16 +6,18 @@ The law of this module: no I/O. One round trip, one Sync: the server runs all of
 
 from __future__ import annotations
 
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 
-from tqdbproxy.core.statement import Strategy
+from tqdbproxy.core.statement import Kind, Strategy
 from tqdbproxy.core.writebatch.types import Done, Failed, Outcome
-from tqdbproxy.postgres.framing import HEADER, frame, frames
+from tqdbproxy.postgres.framing import HEADER, HEADER_SIZE, frame, frames
 from tqdbproxy.postgres.mergeable import Mergeable
 from tqdbproxy.postgres.messages import (
     DESCRIBE_PORTAL_FRAME,
     EXECUTE_ALL_FRAME,
+    PARAMETER_DESCRIPTION,
     READY_FOR_QUERY,
     READY_IDLE_FRAME,
     SYNC_FRAME,
@@ -135,10 +137,21 @@ class PreparedExchange(Exchange):
         answer = Cutter(self._units, tuple(self._asked)).cut(data)
         self._confirm(answer)
         if not answer.sqlstate:
-            return Done(answer.replies, Strategy.PREPARED if len(self._names) == 1 else Strategy.TRANSACTION)
+            return Done(self._trusted(answer), Strategy.PREPARED if len(self._names) == 1 else Strategy.TRANSACTION)
         if self.stale or len(answer.replies) == len(self._units):
             return Failed(None)
         return self._failed(len(answer.replies), answer.parsed)
+
+    def _trusted(self, answer: Answer) -> list[bytes | None]:
+        """The replies, without those of updates that found no row and whose constants became parameters.
+
+        A constant that doesn't fit its column is an error even if there is no row to be changed; a parameter in a
+        generic plan isn't.
+        """
+        if all(unit.text.lifted is None or unit.text.kind is not Kind.UPDATE for unit in self._units):
+            return list(answer.replies)
+        pairs = zip(self._units, answer.replies, strict=True)
+        return [None if unit.text.lifted is not None and UPDATED_NONE in reply else reply for unit, reply in pairs]
 
     def _failed(self, completed: int, parsed: int) -> Failed:
         """Whose statement it was. If a text can't be parsed, it is the fault of all that share it."""
@@ -147,6 +160,30 @@ class PreparedExchange(Exchange):
             alone = sum(unit.template == template for unit in self._units) == 1
             return Failed(completed if alone else None)
         return Failed(completed)
+
+
+class DescribeExchange(Exchange):
+    """Parses a template and asks which types its parameters have; executes nothing.
+
+    ``types``: the OIDs as the server has resolved them, once it has ended.
+    """
+
+    types: tuple[int, ...] = ()
+
+    def _compose(self) -> None:
+        unit = self._units[0]
+        name = self._prepare(unit.template, unit.sql, unit.types)
+        self._parts.append(frame(b"D", b"S%b\0" % name))
+
+    def _end(self, data: bytes) -> Outcome:
+        described = [data[begin:end] for kind, begin, end in frames(data) if kind == PARAMETER_DESCRIPTION]
+        answer = Cutter((), ()).cut_tags(data)
+        self._confirm(answer)
+        if answer.sqlstate or not described:
+            return Failed(None)
+        (count,) = struct.unpack_from("!H", described[0], HEADER_SIZE)
+        self.types = struct.unpack_from(f"!{count}I", described[0], HEADER_SIZE + 2)
+        return Done((), Strategy.PREPARED)
 
 
 class MergedExchange(Exchange):
@@ -197,4 +234,5 @@ class MergedExchange(Exchange):
         return Done([same.of(unit, INSERTED_ONE) for unit in self._units], Strategy.MERGED)
 
 
+UPDATED_NONE = frame(b"C", b"UPDATE 0\0")
 INSERTED_ONE = frame(b"C", b"INSERT 0 1\0")

@@ -10,13 +10,16 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
-from tqdbproxy.core.writebatch.types import Failed, Lost, Outcome, Write
+from tqdbproxy.core.writebatch.types import Done, Failed, Lost, Outcome, Write
 from tqdbproxy.postgres.mergeable import Mergeable, mergeable
-from tqdbproxy.postgres.servers.batches import Exchange, MergedExchange, PreparedExchange
+from tqdbproxy.postgres.servers.batches import DescribeExchange, Exchange, MergedExchange, PreparedExchange
 from tqdbproxy.postgres.servers.connection import ServerConnection
 from tqdbproxy.postgres.servers.pool import lend
-from tqdbproxy.postgres.sql import parse
+from tqdbproxy.postgres.sql import UNKNOWN_TYPE, Text, parse
 from tqdbproxy.postgres.unit import STATEMENT, Unit
+
+INTERVAL = 1186
+"""OID of the type whose column may have fields (``interval year``), which change what a constant means."""
 
 REFUSED_S = 60.0
 """After a table has turned out not to be mergeable, its inserts are left alone for so long."""
@@ -28,11 +31,16 @@ SMALLEST_MERGE = 4
 class BatchExecutor:
     """See `tqdbproxy.core.writebatch.executor.Executor`. ``merge``: whether inserts may be merged at all."""
 
-    def __init__(self, now: Callable[[], float], *, merge: bool = True) -> None:
+    def __init__(
+        self, now: Callable[[], float], keep_strings: Callable[[Text], None] = lambda _text: None, *, merge: bool = True
+    ) -> None:
+        """``keep_strings`` is told of a text whose string constants must not become parameters."""
+        self._keep_strings = keep_strings
         self.merge = merge
         self._now = now
         self._mergeable: dict[Hashable, Mergeable | None] = {}
         self._refused: dict[Hashable, float] = {}
+        self._described_templates: dict[Hashable, bool] = {}
 
     def execute(self, writes: Sequence[Write]) -> Deferred[Outcome]:
         """Run ``writes`` on the connection of one of them; `Lost`, nothing sent, if none of them has one any more."""
@@ -40,6 +48,27 @@ class BatchExecutor:
         connection = lend(units)
         if connection is None:
             return succeed(Lost(sent=False))
+        if self._is_doubtful(units[0]):
+            describe = DescribeExchange(units[:1], connection.statements)
+            return connection.run(describe).addCallback(self._described, describe, units, connection)
+        return self._run(self._exchange(units, connection), units, connection)
+
+    def _is_doubtful(self, unit: Unit) -> bool:
+        """Whether it isn't known yet what the server takes the lifted strings of a template for."""
+        lifted = unit.text.lifted
+        return lifted is not None and UNKNOWN_TYPE in lifted.types and unit.template not in self._described_templates
+
+    def _described(
+        self, outcome: Outcome, describe: DescribeExchange, units: Sequence[Unit], connection: ServerConnection
+    ) -> Outcome | Deferred[Outcome]:
+        """A string for an interval column with fields means something else as a parameter: keep it a constant."""
+        if not isinstance(outcome, Done) or not connection.lendable:
+            return outcome
+        if INTERVAL in describe.types:
+            for unit in units:
+                self._keep_strings(unit.text)
+            return Failed(None)
+        self._remember(self._described_templates, units[0].template, True)
         return self._run(self._exchange(units, connection), units, connection)
 
     def _run(self, exchange: Exchange, units: Sequence[Unit], connection: ServerConnection) -> Deferred[Outcome]:

@@ -1,0 +1,512 @@
+"""Groups, windows and limits, with time by `task.Clock`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from prometheus_client import CollectorRegistry
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from tqdbproxy.core.metrics import Metrics
+from tqdbproxy.core.statement import BatchKey, Identity, Strategy
+from tqdbproxy.core.writebatch.manager import SWEEP_S, UNUSED_S, Manager
+from tqdbproxy.core.writebatch.types import (
+    Alone,
+    Done,
+    Expired,
+    Failed,
+    Limits,
+    Lost,
+    Outcome,
+    Replied,
+    Result,
+    Unknown,
+    Withdrawn,
+    Write,
+)
+
+IDENTITY = Identity("main", b"d", b"u", ())
+KEPT = Limits(quorum=None)
+"""Windows are kept to their end."""
+
+
+class Server:
+    """An executor: ``running`` has the batches that haven't ended, by the first letter of their key."""
+
+    def __init__(self) -> None:
+        self.got: list[str] = []
+        self.running: dict[str, Deferred[Outcome]] = {}
+        self._names: dict[str, list[str]] = {}
+
+    def execute(self, writes: Sequence[Write]) -> Deferred[Outcome]:
+        names = [write.unit for write in writes]
+        key = names[0][0]
+        assert key not in self.running, "two batches of one key at the same time"
+        assert {name[0] for name in names} == {key}, "two keys in one batch"
+        self.got.append(" ".join(names))
+        self.running[key] = Deferred(lambda attempt: self._end(key, Lost(sent=True)))
+        self._names[key] = names
+        return self.running[key]
+
+    def _end(self, key: str, outcome: Outcome) -> None:
+        self.running.pop(key).callback(outcome)
+
+    def ends(self, key: str = "a", outcome: Outcome | None = None) -> None:
+        """The running batch of this key ends, well if nothing else is said."""
+        self._end(key, outcome or Done([f"r{name}" for name in self._names[key]], Strategy.PREPARED))
+
+
+class Rig:
+    def __init__(self, limits: Limits) -> None:
+        self.clock = Clock()
+        self.server = Server()
+        self.metrics = Metrics(CollectorRegistry(), clock=self.clock.seconds)
+        self.manager = Manager(limits, self.server, self.metrics, self.clock)
+        self.manager.start()
+        self.writes: dict[str, Write] = {}
+        self.results: dict[str, Result] = {}
+
+    def write(self, *names: str, ms: float = 100, size: int = 1, writer: object = None) -> bool:
+        """Writes whose key is the first letter of their name; False if the last one is refused."""
+        for name in names:
+            write = Write(BatchKey(IDENTITY, name[0]), name[0], size, ms / 1000, writer or name, name)
+            self.writes[name] = write
+            accepted = self.manager.submit(write)
+            if accepted is not None:
+                accepted.addCallback(lambda result, name=name: self.results.update({name: result}))
+        return accepted is not None
+
+    @property
+    def closed(self) -> dict[str, int]:
+        return {why: count for why, count in self.metrics.batch_closed.items() if count}
+
+    def kinds(self) -> dict[str, type]:
+        return {name: type(result) for name, result in self.results.items()}
+
+    def lone(self, name: str) -> Alone:
+        result = self.results[name]
+        assert isinstance(result, Alone)
+        return result
+
+
+def rig(**limits: Any) -> Rig:
+    return Rig(Limits(**{"quorum": None, **limits}))
+
+
+# Windows
+
+
+def test_a_window_ends_when_its_first_write_has_waited_long_enough() -> None:
+    it = rig()
+    it.write("a1", ms=100)
+    it.clock.advance(0.0625)
+    it.write("a2", ms=100)
+    it.clock.advance(0.03125)
+    assert it.server.got == []
+    it.clock.advance(0.0078125)
+    assert it.server.got == ["a1 a2"]
+    assert it.closed == {"timer": 1}
+    it.server.ends()
+    result = it.results["a1"]
+    assert isinstance(result, Replied)
+    assert (result.reply, result.company.size, result.company.waited_s) == ("ra1", 2, 0.1015625)
+
+
+def test_a_hurried_write_ends_the_window_for_all() -> None:
+    it = rig()
+    it.write("a1", ms=1000)
+    it.write("a2", ms=125)
+    it.write("a3", ms=500)
+    it.clock.advance(0.125)
+    assert it.server.got == ["a1 a2 a3"]
+
+
+def test_groups_of_different_keys_know_nothing_of_each_other() -> None:
+    it = rig()
+    it.write("a1", "a2", "b1", "b2")
+    it.clock.advance(0.125)
+    assert it.server.got == ["a1 a2", "b1 b2"]
+    it.server.ends("b")
+    assert it.kinds() == {"b1": Replied, "b2": Replied}
+
+
+def test_a_full_group_waits_for_nobody() -> None:
+    it = rig(max_batch_size=3)
+    it.write("a1", "a2", "a3")
+    assert (it.server.got, it.closed) == (["a1 a2 a3"], {"full": 1})
+
+
+def test_a_group_is_full_by_its_bytes_too() -> None:
+    it = rig(max_batch_bytes=100)
+    it.write("a1", "a2", size=49)
+    assert it.server.got == []
+    it.write("a3", size=2)
+    assert it.server.got == ["a1 a2 a3"]
+
+
+def test_a_write_that_is_too_large_for_company_runs_alone() -> None:
+    it = rig(max_batch_bytes=100)
+    it.write("a1", size=60)
+    it.write("a2", size=60)
+    it.lone("a1").finished.callback(None)
+    it.clock.advance(0.125)
+    assert it.kinds() == {"a1": Alone, "a2": Alone}
+
+
+def test_the_quorum_of_those_who_wrote_lately_is_enough() -> None:
+    it = rig(quorum=0.5)
+    it.write("a1", writer="A")
+    assert it.kinds() == {"a1": Alone}
+    it.write("a2", writer="B")
+    it.write("a3", writer="C")
+    it.write("a4", writer="D")
+    assert it.server.got == []
+    it.lone("a1").finished.callback(None)
+    assert (it.server.got, it.closed) == (["a2 a3 a4"], {"quorum": 2})
+    it.server.ends()
+    it.write("a5", writer="A")
+    assert it.server.got == ["a2 a3 a4"]
+    it.write("a6", writer="B")
+    assert it.server.got[1:] == ["a5 a6"]
+
+
+def test_a_lone_writer_never_waits() -> None:
+    it = rig(quorum=0.5)
+    for number in range(5):
+        name = f"a{number}"
+        it.write(name, writer="A")
+        it.lone(name).finished.callback(None)
+        it.clock.advance(0.3)
+    assert it.closed == {"quorum": 5}
+
+
+def test_with_full_windows_even_a_lone_writer_waits() -> None:
+    it = rig()
+    it.write("a1")
+    assert it.results == {}
+    it.clock.advance(0.125)
+    assert it.kinds() == {"a1": Alone}
+
+
+def test_flush_closes_windows_now() -> None:
+    it = rig()
+    it.write("a1", "a2", "b1", "b2", "c1")
+    it.manager.flush(BatchKey(IDENTITY, "b"))
+    assert it.server.got == ["b1 b2"]
+    it.manager.flush(BatchKey(IDENTITY, "unknown"))
+    it.manager.flush()
+    assert it.server.got == ["b1 b2", "a1 a2"]
+    assert (it.kinds(), it.closed) == ({"c1": Alone}, {"flush": 3})
+
+
+# One after another
+
+
+def test_batches_of_one_key_run_one_after_another() -> None:
+    it = rig(max_batch_size=2)
+    it.write("a1", "a2", "a3", "a4", "a5", "a6")
+    assert it.server.got == ["a1 a2"]
+    it.server.ends()
+    it.server.ends()
+    it.server.ends()
+    assert it.server.got == ["a1 a2", "a3 a4", "a5 a6"]
+    assert list(it.results) == ["a1", "a2", "a3", "a4", "a5", "a6"]
+
+
+def test_a_window_that_ends_while_a_batch_runs_closes_when_it_has_ended() -> None:
+    it = rig(max_batch_size=3)
+    it.write("a1", "a2", "a3", "a4")
+    it.clock.advance(0.125)
+    it.write("a5")
+    assert it.server.got == ["a1 a2 a3"]
+    it.server.ends()
+    assert (it.server.got[1:], it.closed) == (["a4 a5"], {"full": 1, "timer": 1})
+
+
+def test_a_window_that_has_not_ended_goes_on_after_the_batch() -> None:
+    it = rig(max_batch_size=2)
+    it.write("a1", "a2")
+    it.clock.advance(0.5)
+    it.write("a3", "b1")
+    it.server.ends()
+    assert it.server.got == ["a1 a2"]
+    it.clock.advance(0.125)
+    assert it.kinds() == {"a1": Replied, "a2": Replied, "a3": Alone, "b1": Alone}
+
+
+@pytest.mark.parametrize("quorum", [None, 0.5, 1.0])
+def test_what_a_full_batch_leaves_behind_still_has_its_window(quorum: float | None) -> None:
+    it = rig(max_batch_size=3, quorum=quorum)
+    it.write("a0", writer="first")
+    if quorum is None:
+        it.clock.advance(0.125)
+    it.write(*(f"a{number}" for number in range(1, 8)))
+    it.lone("a0").finished.callback(None)
+    for _ in range(2):
+        it.server.ends()
+    assert it.server.got[:2] == ["a1 a2 a3", "a4 a5 a6"]
+    it.clock.advance(0.125)
+    assert it.kinds()["a7"] is Alone
+
+
+def test_what_a_batch_full_of_bytes_leaves_behind_still_has_its_window() -> None:
+    it = rig(max_batch_bytes=100)
+    it.write("a1", "a2", size=40)
+    it.write("a3", size=60)
+    it.server.ends()
+    assert it.server.got == ["a1 a2"]
+    it.clock.advance(0.125)
+    assert it.kinds()["a3"] is Alone
+
+
+def test_the_next_batch_waits_for_a_write_that_runs_alone() -> None:
+    it = rig()
+    it.write("a1")
+    it.clock.advance(0.125)
+    it.write("a2", "a3")
+    it.clock.advance(0.125)
+    assert it.server.got == []
+    it.lone("a1").finished.callback(None)
+    assert it.server.got == ["a2 a3"]
+
+
+# A lone writer's shortcut
+
+
+def test_alone_is_for_who_is_alone() -> None:
+    it = rig(quorum=0.5)
+    key = BatchKey(IDENTITY, "a")
+    finished = it.manager.alone(key, "A")
+    assert finished is not None
+    assert it.manager.alone(key, "A") is None
+    it.write("a1", "a2")
+    assert it.server.got == []
+    finished()
+    assert it.server.got == ["a1 a2"]
+    assert it.manager.alone(key, "A") is None
+    it.server.ends()
+    assert it.manager.alone(key, "A") is None, "two others wrote just now"
+    it.clock.advance(2)
+    assert it.manager.alone(key, "A") is not None
+    assert (it.closed, it.metrics.batch_methods["single"]) == ({"quorum": 3}, 2)
+
+
+def test_alone_is_nobody_where_windows_are_kept() -> None:
+    assert rig().manager.alone(BatchKey(IDENTITY, "a"), "A") is None
+
+
+def test_alone_is_nobody_with_many_others_or_with_some_who_wait() -> None:
+    it = rig(quorum=0.5)
+    key = BatchKey(IDENTITY, "a")
+    finished = it.manager.alone(key, "A")
+    assert finished is not None
+    it.write("a1", "a2", "a3")
+    finished()
+    it.server.ends()
+    assert it.manager.alone(key, "A") is None
+    it.write("a4")
+    assert it.manager.alone(key, "B") is None
+
+
+# Limits and ends
+
+
+def test_no_more_than_max_pending_wait_or_run() -> None:
+    it = rig(max_pending=3, max_batch_size=2)
+    assert it.write("a1", "a2", "b1")
+    assert not it.write("c1")
+    assert it.manager.pending == 3
+    it.server.ends()
+    assert it.manager.pending == 1
+    assert it.write("c2", "c3")
+    assert not it.write("c4")
+
+
+def test_a_write_that_was_withdrawn_is_never_executed() -> None:
+    it = rig()
+    it.write("a1", "a2", "a3")
+    assert it.manager.withdraw(it.writes["a2"])
+    assert not it.manager.withdraw(it.writes["a2"])
+    assert (it.kinds(), it.manager.pending) == ({"a2": Withdrawn}, 2)
+    it.clock.advance(0.125)
+    assert it.server.got == ["a1 a3"]
+    assert not it.manager.withdraw(it.writes["a1"])
+    it.server.ends()
+    assert not it.manager.withdraw(it.writes["a1"])
+
+
+def test_when_the_last_one_is_withdrawn_no_window_is_open() -> None:
+    it = rig(max_batch_size=2)
+    it.write("a1")
+    it.manager.withdraw(it.writes["a1"])
+    it.clock.advance(0.5)
+    assert (it.server.got, it.closed) == ([], {})
+    it.write("a2", "a3", "a4")
+    it.clock.advance(0.125)
+    it.manager.withdraw(it.writes["a4"])
+    it.server.ends()
+    assert it.server.got == ["a2 a3"]
+
+
+def test_a_write_that_waits_too_long_expires() -> None:
+    it = rig(timeout_s=2.0, max_batch_size=2)
+    it.write("a1", "a2", "a3", "a4", "b1", ms=10_000)
+    for _ in range(3):
+        it.clock.advance(SWEEP_S)
+    assert it.kinds() == {"a1": Unknown, "a2": Unknown, "b1": Expired, "a3": Expired, "a4": Expired}
+    assert it.manager.pending == 0
+
+
+def test_a_batch_that_runs_too_long_is_given_up_and_the_next_one_runs() -> None:
+    it = rig(timeout_s=2.0)
+    it.write("a1", "a2", ms=0)
+    it.clock.advance(0)
+    it.clock.advance(1.0)
+    it.write("a3", "a4", ms=0)
+    it.clock.advance(0)
+    it.clock.advance(1.0)
+    assert it.kinds() == {"a1": Unknown, "a2": Unknown}
+    assert it.server.got == ["a1 a2", "a3 a4"]
+
+
+def test_after_a_failure_the_next_batch_runs() -> None:
+    for outcome in (Failed(None), Failed(0), Lost(sent=True), Lost(sent=False)):
+        it = rig(max_batch_size=2)
+        it.write("a1", "a2", "a3", "a4")
+        it.server.ends(outcome=outcome)
+        assert it.server.got == ["a1 a2", "a3 a4"]
+        assert set(it.results) == {"a1", "a2"}
+
+
+def test_groups_that_nobody_uses_are_forgotten() -> None:
+    it = rig(quorum=0.5)
+    it.write("a1", writer="A")
+    it.write("b1", ms=60_000)
+    it.lone("a1").finished.callback(None)
+    for _ in range(int(UNUSED_S / SWEEP_S) + 1):
+        it.clock.advance(SWEEP_S)
+    assert [key.template for key in it.manager._groups] == ["b"]
+    it.lone("b1").finished.callback(None)
+    for _ in range(int(UNUSED_S / SWEEP_S) + 1):
+        it.clock.advance(SWEEP_S)
+    assert it.manager._groups == {}
+
+
+def closed(it: Rig) -> list[None]:
+    drained: list[None] = []
+    it.manager.close().addCallback(drained.append)
+    return drained
+
+
+def test_closing_with_nothing_to_do() -> None:
+    it = rig()
+    assert closed(it) == [None]
+    assert it.clock.getDelayedCalls() == []
+
+
+def test_closing_executes_what_waits_and_takes_no_more() -> None:
+    it = rig(max_batch_size=3)
+    it.write("a1", "a2", "a3", "a4", "b1", "c1", "c2")
+    drained = closed(it)
+    assert it.server.got == ["a1 a2 a3", "c1 c2"]
+    assert not it.write("a5")
+    assert it.manager.alone(BatchKey(IDENTITY, "z"), "Z") is None
+    it.server.ends("a")
+    it.server.ends("c")
+    assert (it.kinds()["a4"], it.kinds()["b1"]) == (Alone, Alone)
+    assert drained == [None]
+    it.clock.advance(1)
+    assert it.clock.getDelayedCalls() == []
+
+
+def test_closing_while_nothing_waits_but_something_runs() -> None:
+    it = rig(max_batch_size=2)
+    it.write("a1", "a2")
+    first, second = closed(it), closed(it)
+    assert (first, second) == ([], [])
+    it.server.ends()
+    assert (first, second) == ([None], [None])
+
+
+@settings(max_examples=100, stateful_step_count=40)
+class Books(RuleBasedStateMachine):
+    """Whatever happens: nothing is lost, doubled or overtaken, and nobody waits without a reason."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.it = rig(max_batch_size=3, max_batch_bytes=10, max_pending=12, timeout_s=5.0, quorum=0.5)
+        self.number = 0
+        self.answered: Counter[str] = Counter()
+        self.accepted: list[str] = []
+        self.taken_out: set[str] = set()
+
+    @rule(key=st.sampled_from("ab"), ms=st.sampled_from((0, 60, 125, 1000)), size=st.integers(1, 12), who=st.integers(0, 4))
+    def submit(self, key: str, ms: float, size: int, who: int) -> None:
+        self.number += 1
+        name = f"{key}{self.number}"
+        if self.it.write(name, ms=ms, size=size, writer=who):
+            self.accepted.append(name)
+            self.it.writes[name].done.addCallback(lambda _result: self.answered.update([name]))
+
+    @precondition(lambda self: self.it.server.running)
+    @rule(data=st.data(), outcome=st.sampled_from((None, None, Failed(0), Failed(None), Lost(True), Lost(False))))
+    def end(self, data: st.DataObject, outcome: Outcome | None) -> None:
+        self.it.server.ends(data.draw(st.sampled_from(sorted(self.it.server.running))), outcome)
+
+    @rule()
+    def lone_ones_end(self) -> None:
+        for result in list(self.it.results.values()):
+            if isinstance(result, Alone) and not result.finished.called:
+                result.finished.callback(None)
+
+    @precondition(lambda self: self.accepted)
+    @rule(data=st.data())
+    def withdraw(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(self.accepted))
+        if self.it.manager.withdraw(self.it.writes[name]):
+            self.taken_out.add(name)
+
+    @rule(seconds=st.sampled_from((0.0625, 0.125, 1.0)))
+    def time_passes(self, seconds: float) -> None:
+        self.it.clock.advance(seconds)
+
+    @invariant()
+    def each_is_answered_once(self) -> None:
+        assert all(count == 1 for count in self.answered.values())
+        assert self.it.manager.pending == len(self.accepted) - len(self.answered) <= 12
+
+    @invariant()
+    def nobody_waits_without_reason(self) -> None:
+        for group in self.it.manager._groups.values():
+            if group.waiting and not group.running:
+                assert group.window is not None
+                assert group.window.active
+                assert group.window.at <= min(write.arrived + write.window_s for write in group.waiting)
+
+    @invariant()
+    def nobody_is_overtaken(self) -> None:
+        for group in self.it.manager._groups.values():
+            assert [int(write.unit[1:]) for write in group.waiting] == sorted(int(w.unit[1:]) for w in group.waiting)
+
+    @invariant()
+    def what_was_taken_out_is_not_executed(self) -> None:
+        executed = {name for batch in self.it.server.got for name in batch.split()}
+        assert not executed & self.taken_out
+
+    def teardown(self) -> None:
+        while self.it.manager.pending:
+            self.it.manager.flush()
+            for key in list(self.it.server.running):
+                self.it.server.ends(key)
+            self.lone_ones_end()
+        assert set(self.answered) == set(self.accepted)
+
+
+TestBooks = Books.TestCase
