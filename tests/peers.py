@@ -17,7 +17,7 @@ from twisted.internet.task import Clock
 from tests.builders import authentication, backend_key, chunks, parameter_status, ready, startup
 from tests.tinyserver import TinyServer
 from tqdbproxy.core.metrics import Metrics
-from tqdbproxy.core.routing import Rules
+from tqdbproxy.core.routing import Rulebook, Rules
 from tqdbproxy.core.writebatch.manager import Manager
 from tqdbproxy.core.writebatch.types import Limits
 from tqdbproxy.errors import ProxyError
@@ -87,6 +87,9 @@ class MemoryTransport:
 
     def resumeProducing(self) -> None:
         self.paused = False
+
+    def is_reading(self) -> bool:
+        return not self.paused
 
     def rebind(self) -> None:
         self.receive = self.protocol.dataReceived
@@ -234,9 +237,8 @@ class World:
         self._moving: Client | None = None
         self.metrics = Metrics(CollectorRegistry(), clock=self.clock.seconds)
         self.batches = Manager(limits or Limits(), BatchExecutor(self.clock.seconds, merge=False), self.metrics, self.clock)
-        self.hub = Hub(
-            self._connect, self.batches, self.metrics, self.clock, ClientLimits(), rules or Rules(), Texts()
-        )  # fmt: skip
+        book = Rulebook(rules or Rules())
+        self.hub = Hub(self._connect, self.batches, self.metrics, self.clock, ClientLimits(), book, Texts())
         self.books: list[bytes] = []
         """What all `TinyServer` have committed."""
         self._make_server = make_server or (lambda: TinyServer(self.books, login(b"key%d" % len(self.clients))))

@@ -78,10 +78,9 @@ class Rig:
         for name in names:
             write = Write(BatchKey(IDENTITY, name[0]), name[0], size, ms / 1000, writer or name, name)
             self.writes[name] = write
+            write.done.addCallback(lambda result, name=name: self.results.update({name: result}))
             accepted = self.manager.submit(write)
-            if accepted is not None:
-                accepted.addCallback(lambda result, name=name: self.results.update({name: result}))
-        return accepted is not None
+        return accepted
 
     @property
     def closed(self) -> dict[str, int]:

@@ -47,7 +47,7 @@ class Members:
             write.done.addCallback(lambda result, letter=write.unit: self.results.update({letter: result}))
         company = Company(len(letters), 0.25, Strategy.SINGLE)
         chosen = executor or self.attempts
-        self.batch = Batch(self.writes, company, chosen, self.metrics, lambda write, result: write.done.callback(result))  # type: ignore[arg-type]
+        self.batch = Batch(self.writes, company, chosen, self.metrics, Write.answered)  # type: ignore[arg-type]
         self.finished: list[None] = []
         self.batch.start().addCallback(self.finished.append)
 

@@ -18,29 +18,40 @@ def because(reason: str) -> Forward:
     return Forward(Reason(reason))
 
 
-# hints, why its text can't be batched, size, rules, session: in a Transaction, Alone, settings Known; the route
+ADAPTIVE = Rules(max_bytes=100, window_s=0.02)
+
+# hints, why its text can't be batched, size, rules, letters, route; the letters say of the statement and its session: it is a Write, in a
+# Transaction, Alone, with settings Known
 TABLE = [
-    (None, None, 0, RULES, "AK", FORWARDED),
-    (None, Reason.UNSAFE, 0, OFF, "T", FORWARDED),
-    (Hints(file="x"), None, 0, RULES, "AK", FORWARDED),
-    (Hints(batch_ms=0.0), None, 0, RULES, "AK", FORWARDED),
-    (Hints(errors=("batch",)), None, 0, RULES, "AK", FORWARDED),
-    (BATCH, None, 100, RULES, "AK", Batched(0.01)),
-    (Hints(batch_ms=0.5), None, 0, RULES, "AK", Batched(0.0005)),
-    (BATCH, None, 101, RULES, "AK", because("no_capacity")),
-    (BATCH, None, 0, RULES, "A", because("session_state")),
-    (BATCH, None, 0, RULES, "K", because("pipeline")),
-    (BATCH, None, 0, RULES, "TAK", because("transaction")),
-    (BATCH, None, 0, OFF, "AK", because("disabled")),
-    (BATCH, Reason.NOT_A_WRITE, 0, RULES, "AK", because("not_a_write")),
-    (BATCH, Reason.UNSAFE, 0, RULES, "AK", because("unsafe")),
-    (BATCH, Reason.MULTI_STATEMENT, 0, RULES, "AK", because("multi_statement")),
+    (None, None, 0, RULES, "WAK", FORWARDED),
+    (None, Reason.UNSAFE, 0, OFF, "WT", FORWARDED),
+    (Hints(file="x"), None, 0, RULES, "WAK", FORWARDED),
+    (Hints(batch_ms=0.0), None, 0, RULES, "WAK", FORWARDED),
+    (Hints(errors=("batch",)), None, 0, RULES, "WAK", FORWARDED),
+    (BATCH, None, 100, RULES, "WAK", Batched(0.01)),
+    (Hints(batch_ms=0.5), None, 0, RULES, "WAK", Batched(0.0005)),
+    (BATCH, None, 101, RULES, "WAK", because("no_capacity")),
+    (BATCH, None, 0, RULES, "WA", because("session_state")),
+    (BATCH, None, 0, RULES, "WK", because("pipeline")),
+    (BATCH, None, 0, RULES, "WTAK", because("transaction")),
+    (BATCH, None, 0, OFF, "WAK", because("disabled")),
+    (BATCH, Reason.NOT_A_WRITE, 0, RULES, "WAK", because("not_a_write")),
+    (BATCH, Reason.UNSAFE, 0, RULES, "WAK", because("unsafe")),
+    (BATCH, Reason.MULTI_STATEMENT, 0, RULES, "WAK", because("multi_statement")),
+    # writes without a hint, where the configuration wants these batched too
+    (None, None, 0, ADAPTIVE, "WAK", Batched(0.02)),
+    (Hints(file="x"), None, 0, ADAPTIVE, "WAK", Batched(0.02)),
+    (None, None, 0, ADAPTIVE, "AK", FORWARDED),
+    (Hints(batch_ms=0.0), None, 0, ADAPTIVE, "WAK", FORWARDED),
+    (BATCH, None, 0, ADAPTIVE, "WAK", Batched(0.01)),
+    (BATCH, Reason.NOT_A_WRITE, 0, ADAPTIVE, "AK", because("not_a_write")),
+    (None, None, 0, ADAPTIVE, "WTAK", because("transaction")),
     # more than one reason: what the configuration says, then the transaction, then the text, then the rest
-    (BATCH, Reason.UNSAFE, 101, OFF, "T", because("disabled")),
-    (BATCH, Reason.UNSAFE, 101, RULES, "T", because("transaction")),
-    (BATCH, Reason.UNSAFE, 101, RULES, "", because("unsafe")),
-    (BATCH, None, 101, RULES, "", because("pipeline")),
-    (BATCH, None, 101, RULES, "A", because("session_state")),
+    (BATCH, Reason.UNSAFE, 101, OFF, "WT", because("disabled")),
+    (BATCH, Reason.UNSAFE, 101, RULES, "WT", because("transaction")),
+    (BATCH, Reason.UNSAFE, 101, RULES, "W", because("unsafe")),
+    (BATCH, None, 101, RULES, "W", because("pipeline")),
+    (BATCH, None, 101, RULES, "WA", because("session_state")),
 ]
 
 
@@ -50,6 +61,7 @@ def test_choose(
 ) -> None:
     chosen = choose(
         hints,
+        "W" in session,
         static,
         size,
         rules,

@@ -177,6 +177,10 @@ class Wire(asyncio.Protocol):
         """See `IPushProducer`."""
         self.loseConnection()
 
+    def is_reading(self) -> bool:
+        """Whether nobody has paused it."""
+        return self._inner.is_reading()
+
     def queued(self) -> int:
         """Bytes written but not yet taken by the kernel."""
         return self._inner.get_write_buffer_size()

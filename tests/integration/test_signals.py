@@ -120,7 +120,7 @@ def test_reloading(start_with: StartWith) -> None:
     ends.prepare("CREATE TABLE t (a int)")
     with psycopg.connect(ends.proxied, autocommit=True) as connection:
         assert refusal(proxy.port, ends.database) == ("FATAL", "53300")
-        reload(proxy, "[limits]\nmax_clients = 2\n[write_batch]\nenabled = false\n", "configuration reloaded")
+        reload(proxy, "[limits]\nmax_clients = 5\n[write_batch]\nenabled = false\n", "configuration reloaded")
         assert refusal(proxy.port, ends.database) == ("", "")
         with psycopg.connect(ends.proxied, autocommit=True) as later:
             later.execute("/* batch:5 */ INSERT INTO t VALUES (1)")

@@ -133,13 +133,17 @@ class ClientProtocol(Protocol):
         user = message.option(b"user").decode(errors="replace")
         database = message.option(b"database").decode(errors="replace") or user
         self.who += f", user {user}, database {database}"
-        refusal = TlsRequired() if self._hub.tls_required and not self._startup.encrypted else self._hub.refusal()
+        refusal = TlsRequired() if self._hub.tls_required and self._in_clear() else self._hub.refusal()
         if refusal is not None:
             self.refuse(refusal)
             return
         self._busy = True
         self._kept, self._startup.rest = self._startup.rest, b""
         self._hub.connect(message).addCallback(self._connected, message).addErrback(self._not_begun)
+
+    def _in_clear(self) -> bool:
+        """Somebody could listen. Not on a Unix socket: libpq wants no TLS there, whatever its sslmode."""
+        return not self._startup.encrypted and isinstance(self.transport.getPeer(), tuple)
 
     def _connected(self, server: ServerEnd, message: StartupMessage) -> Any:
         if self._lost:

@@ -17,7 +17,8 @@ from tqdbproxy.core.writebatch.types import NO_COMPANY, Alone, Company, Replied,
 from tqdbproxy.errors import ProtocolViolation, Stopped
 from tqdbproxy.postgres.clients import replies
 from tqdbproxy.postgres.clients.hub import Hub, ServerEnd
-from tqdbproxy.postgres.clients.session import Session, Step
+from tqdbproxy.postgres.clients.session import Session
+from tqdbproxy.postgres.clients.steps import Step
 from tqdbproxy.postgres.framing import FramingError
 from tqdbproxy.postgres.messages import ready_for_query
 

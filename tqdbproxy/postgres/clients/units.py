@@ -172,12 +172,12 @@ class Pattern:
         "window_s",
     )
 
-    def __init__(self, unit: Unit | None, prepared: Prepared) -> None:
+    def __init__(self, unit: Unit | None, prepared: Prepared | None) -> None:
         """``unit`` None: a pattern that nothing matches."""
         self._unit = unit
         self.head = b""
         self.ready = False
-        if unit is None:
+        if unit is None or prepared is None:
             return
         begin = end_of_frame(unit.raw, 0) if unit.parse else 0
         end = end_of_frame(unit.raw, begin)

@@ -257,6 +257,7 @@ class ServerConnection(TwistedProtocol):
             length = length_at(data, at + 1)[0]
             end = at + 1 + length
             if length < MIN_LENGTH or length > MAX_LENGTH:
+                self._to_client(data[:at])
                 self.transport.abortConnection()
                 return
             if watched[kind]:
@@ -268,7 +269,8 @@ class ServerConnection(TwistedProtocol):
                     self._failed = False
                 elif self._watch(kind, data, at):
                     data = data[:at] + data[end:]
-                    size, end, watched = len(data), at, self._watched
+                    size, end = len(data), at
+                watched = self._watched
             at = end
         if at < size:
             self._held, self._skip = data[at:], 0
@@ -300,7 +302,9 @@ class ServerConnection(TwistedProtocol):
     @property
     def lendable(self) -> bool:
         """Whether a batch may run here now, given that the session waits: nothing half read, nothing half cancelled."""
-        return self.alive and self._exchange is None and not (self.cancelling or self._held or self._skip)
+        busy = self._exchange is not None or self.cancelling or self._held or self._skip
+        # A client that doesn't read what it got would keep all members waiting.
+        return self.alive and not busy and self.transport.is_reading()
 
     def run(self, exchange: Exchange) -> Deferred[Outcome]:
         """Execute a batch here; the session that the connection belongs to waits for it. Cancelling gives up."""

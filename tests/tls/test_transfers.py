@@ -1,0 +1,261 @@
+"""What goes through sessions with TLS on both sides: large, slow, batched, cut off."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import psycopg
+import pytest
+from psycopg import sql
+
+from tests.integration.metrics import Growth, scrape
+from tests.integration.waiting import wait_for
+from tests.integration.wire import SYNC, TERMINATE, bind, copy_data, execute, frame, kinds, parse, query
+from tests.proxies import RunningProxy
+from tests.tls.clients import TlsWire
+from tests.tls.conftest import StartTls
+from tqdbproxy.embedded import EmbeddedServer
+
+MIB = 1 << 20
+CHUNK = bytes(range(256)) * 256
+COPY_SIZE = 20 * MIB
+KEEP_WINDOWS = "[write_batch]\nearly_quorum = off"
+
+
+@pytest.fixture
+def table(debian: EmbeddedServer) -> Iterator[str]:
+    """An empty table ``(id, who, data)``."""
+    with psycopg.connect(debian.dsn(), autocommit=True) as connection:
+        connection.execute("CREATE TABLE transferred (id serial, who int, data bytea)")
+        yield "transferred"
+        connection.execute("DROP TABLE transferred")
+
+
+@pytest.fixture
+def encrypted(debian: EmbeddedServer, start_tls: StartTls) -> Callable[[str], RunningProxy]:
+    """A proxy with TLS on both sides, with these settings."""
+    return lambda more="": start_tls(f"localhost:{debian.port}", "require", "verify-full", more=more)
+
+
+Encrypt = Callable[..., RunningProxy]
+
+
+def resident(proxy: RunningProxy) -> int:
+    memory: int = psutil.Process(proxy.process.pid).memory_info().rss
+    return memory
+
+
+def rows_of(debian: EmbeddedServer, table: str) -> list[int]:
+    """The column ``who``, sorted."""
+    with psycopg.connect(debian.dsn()) as connection:
+        found = connection.execute(sql.SQL("SELECT who FROM {} ORDER BY who").format(sql.Identifier(table)))
+        return [who for (who,) in found]
+
+
+def all_gone(proxy: RunningProxy) -> bool:
+    page = scrape(proxy)
+    return page.total("clients") == page.total("server_connections") == 0
+
+
+def test_copy_of_20_mb_both_ways(encrypted: Encrypt, table: str) -> None:
+    proxy = encrypted()
+    with psycopg.connect(proxy.dsn(sslmode="require"), autocommit=True) as connection:
+        connection.execute("SELECT 1")
+        before = resident(proxy)
+        sent, received = hashlib.sha256(), hashlib.sha256()
+        with connection.cursor() as cursor:
+            with cursor.copy("COPY transferred (who, data) FROM STDIN (FORMAT binary)") as copy:
+                copy.set_types(["int4", "bytea"])
+                for number in range(COPY_SIZE // len(CHUNK)):
+                    copy.write_row((number, CHUNK))
+                    sent.update(CHUNK)
+            assert cursor.statusmessage == f"COPY {COPY_SIZE // len(CHUNK)}"
+            with cursor.copy("COPY (SELECT data FROM transferred ORDER BY who) TO STDOUT (FORMAT binary)") as copy:
+                copy.set_types(["bytea"])
+                for (data,) in copy.rows():
+                    received.update(data)
+        assert received.digest() == sent.digest()
+        assert connection.execute("SELECT count(*) FROM transferred").fetchone() == (COPY_SIZE // len(CHUNK),)
+        assert resident(proxy) - before < 16 * MIB
+
+
+def test_clients_over_tls_share_batches(encrypted: Encrypt, debian: EmbeddedServer, table: str) -> None:
+    proxy = encrypted()
+    grown = Growth(proxy)
+    clients, each = 8, 25
+
+    def insert(who: int) -> set[int]:
+        ids = set()
+        with psycopg.connect(proxy.dsn(sslmode="require"), autocommit=True) as connection:
+            for _ in range(each):
+                statement = "/* batch:20 */ INSERT INTO transferred (who) VALUES (%s) RETURNING id, who"
+                row = connection.execute(statement, [who]).fetchone()
+                assert row is not None
+                assert row[1] == who
+                ids.add(row[0])
+        return ids
+
+    with ThreadPoolExecutor(clients) as threads:
+        ids = list(threads.map(insert, range(clients)))
+    assert len(set.union(*ids)) == clients * each
+    assert rows_of(debian, table) == sorted(list(range(clients)) * each)
+    batches = grown("write_batch_size_count")
+    assert grown("write_batch_size_sum") == clients * each
+    assert batches < clients * each / 2
+
+
+def test_a_slow_reader_stops_its_server(encrypted: Encrypt) -> None:
+    proxy = encrypted()
+    rows, size = 1000, 60_000
+    with TlsWire(proxy.port, receive_buffer=65536) as wire:
+        wire.start("postgres")
+        before = resident(proxy)
+        wire.send(query(f"SELECT repeat('x', {size}) FROM generate_series(1, {rows})"))
+        grown = 0
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            grown = max(grown, resident(proxy) - before)
+            time.sleep(0.05)
+        assert grown < 12 * MIB
+        frames = wire.until()
+        assert kinds(frames) == "T" + "D" * rows + "CZ"
+        assert sum(len(frame.body) for frame in frames) > rows * size
+        assert resident(proxy) - before < 12 * MIB
+
+
+def test_a_slow_server_stops_its_client(encrypted: Encrypt, debian: EmbeddedServer, table: str) -> None:
+    proxy = encrypted()
+    with TlsWire(proxy.port) as wire, psycopg.connect(debian.dsn(), autocommit=True) as other:
+        wire.start("postgres")
+        before = resident(proxy)
+        blocked = other.transaction()
+        with blocked:
+            other.execute("LOCK TABLE transferred IN ACCESS EXCLUSIVE MODE")
+            # The server reads nothing while its INSERT waits for the lock.
+            wire.send(query("INSERT INTO transferred (who) VALUES (0)"))
+            wire.socket.settimeout(0.5)
+            left = query(f"SELECT length('{'x' * 1_000_000}')") * 60
+            sent = 0
+            with pytest.raises(TimeoutError):
+                while sent < len(left):
+                    sent += wire.socket.send(left[sent : sent + 65536])
+            assert resident(proxy) - before < 16 * MIB
+            wire.socket.settimeout(20)
+        wire.until("Z")
+    wait_for(lambda: all_gone(proxy))
+    assert "Traceback" not in proxy.log
+
+
+# -- the end
+
+
+def test_a_write_that_is_not_waited_for(encrypted: Encrypt, debian: EmbeddedServer, table: str) -> None:
+    """The client closes TLS, or only its socket, or its sending half; with Terminate and without."""
+    proxy = encrypted()
+    statement = "INSERT INTO transferred (who) SELECT {} FROM pg_sleep(0.1)"
+    for number in range(6):
+        with TlsWire(proxy.port) as wire:
+            wire.start("postgres")
+            wire.send(query(statement.format(number)), TERMINATE if number % 2 else b"")
+            if number // 2 == 0:
+                wire.socket.shutdown(socket.SHUT_WR)
+                assert wire.socket.recv(65536) == b""
+            elif number // 2 == 1:
+                wire.socket.setblocking(False)
+                with pytest.raises(OSError, match="operation did not complete"):
+                    wire.socket.unwrap()  # type: ignore[attr-defined]
+    wait_for(lambda: all_gone(proxy))
+    assert rows_of(debian, table) == list(range(6))
+    assert "Traceback" not in proxy.log
+
+
+def test_writes_that_wait_behind_a_batch_when_the_client_closes(
+    encrypted: Encrypt, debian: EmbeddedServer, table: str
+) -> None:
+    """While the first waits for company, the proxy reads no further: the others are still encrypted when the end comes."""
+    proxy = encrypted(KEEP_WINDOWS)
+    with TlsWire(proxy.port) as wire:
+        wire.start("postgres")
+        wire.send(query("/* batch:300 */ INSERT INTO transferred (who) VALUES (0)"))
+        for number in range(1, 6):
+            time.sleep(0.02)  # in packets of their own: the first stops the reading
+            wire.send(query(f"INSERT INTO transferred (who) VALUES ({number})"))
+        wire.send(TERMINATE)
+    wait_for(lambda: all_gone(proxy))
+    assert rows_of(debian, table) == list(range(6))
+
+
+CUT_OFF = {
+    "query": query("SELECT 1")[:-3],
+    "header": b"Q\0\0",
+    "large query": frame("Q", b"SELECT " + b" " * (3 * MIB))[: 2 * MIB],
+    "bind": parse("SELECT $1::text") + bind("x" * 1000)[:-500],
+    "copy data": query("COPY transferred (who) FROM STDIN") + copy_data(b"1\n" * 1000)[:-500],
+    "copy": query("COPY transferred (who) FROM STDIN") + copy_data(b"1\n" * 1000),
+    "unit": parse("INSERT INTO transferred (who) VALUES (1)") + bind() + execute(),
+    "transaction": query("BEGIN; INSERT INTO transferred (who) VALUES (1)"),
+}
+
+
+@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize("name", CUT_OFF)
+def test_what_was_cut_off_leaves_nothing(
+    name: str, reset: bool, encrypted: Encrypt, debian: EmbeddedServer, table: str
+) -> None:
+    proxy = encrypted()
+    with TlsWire(proxy.port) as wire:
+        wire.start("postgres")
+        wire.send(CUT_OFF[name])
+        time.sleep(0.05)
+        if reset:
+            wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wait_for(lambda: all_gone(proxy))
+    with psycopg.connect(debian.dsn()) as connection:
+        others = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        wait_for(lambda: connection.execute(others).fetchone() == (0,))
+    assert rows_of(debian, table) == []
+    assert "Traceback" not in proxy.log
+
+
+def test_a_server_that_dies_tells_its_client(encrypted: Encrypt, debian: EmbeddedServer) -> None:
+    proxy = encrypted()
+    with TlsWire(proxy.port) as wire, psycopg.connect(debian.dsn(), autocommit=True) as other:
+        wire.start("postgres")
+        other.execute("SELECT pg_terminate_backend(%s)", [wire.backend_pid])
+        (error,) = wire.to_end()
+        assert error.fields()["C"] == "57P01"
+    wait_for(lambda: all_gone(proxy))
+
+
+def test_a_slow_reader_hears_all_that_a_dying_server_said(encrypted: Encrypt, debian: EmbeddedServer) -> None:
+    """The proxy reads no further from the server when it closes: what is still encrypted isn't lost."""
+    proxy = encrypted()
+    rows, size = 40, 60_000
+    with TlsWire(proxy.port, receive_buffer=8192) as wire, psycopg.connect(debian.dsn(), autocommit=True) as other:
+        wire.start("postgres")
+        wire.send(query(f"SELECT repeat('x', {size}) FROM generate_series(1, {rows})"))
+        idle = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND state = 'idle'"
+        wait_for(lambda: other.execute(idle, [wire.backend_pid]).fetchone() == (1,))
+        other.execute("SELECT pg_terminate_backend(%s)", [wire.backend_pid])
+        wait_for(lambda: scrape(proxy).total("server_connections") == 0)
+        assert kinds(wire.to_end()) == "T" + "D" * rows + "CZE"
+
+
+def test_a_unit_goes_on_after_a_long_pause(encrypted: Encrypt) -> None:
+    """Reading stops and goes on again and again, on both sides."""
+    proxy = encrypted()
+    with TlsWire(proxy.port) as wire:
+        wire.start("postgres")
+        for size in (1, 100_000, 300_000, 600_000):
+            unit = parse("SELECT $1::text") + bind("x" * size) + execute() + SYNC
+            for _ in range(3):
+                wire.send(unit * 3)
+                frames = wire.until(count=3)
+                assert kinds(frames) == "12DCZ" * 3
+                assert all(len(f.body) == size + 6 for f in frames if f.kind == "D")

@@ -1,0 +1,31 @@
+"""What to do with bytes of a client: the result of `Session.read`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tqdbproxy.core.statement import BatchKey
+from tqdbproxy.postgres.unit import Unit
+
+
+@dataclass(slots=True)
+class Step:
+    """What to do, in this order.
+
+    ``forward`` goes to the server, ``local`` to the client. ``unit`` leaves the forward lane for a batch of ``key``.
+    ``rest`` is to be given again: with what comes after it, or, if ``hold`` or if there is a unit, when that is
+    answered and nothing is outstanding. ``refuse``: the client broke the protocol.
+    """
+
+    forward: bytes = b""
+    local: bytes = b""
+    unit: Unit | None = None
+    key: BatchKey | None = None
+    window_s: float = 0.0
+    rest: bytes = b""
+    hold: bool = False
+    refuse: str = ""
+
+
+PASS_ON = Step()
+"""For the forward lane."""

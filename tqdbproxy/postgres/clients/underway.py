@@ -1,0 +1,155 @@
+"""What is on its way between a client and its server: how many units, what they may change, how long they take.
+
+The law of this module: a unit is numbered when it is sent, and what is noted for it takes effect when its
+ReadyForQuery has come, if it succeeded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tqdbproxy.core.metrics import CallerCounts
+from tqdbproxy.core.routing import Forward, Route, Rulebook, choose
+from tqdbproxy.core.writebatch.types import Company
+from tqdbproxy.postgres.clients.history import History
+from tqdbproxy.postgres.clients.local import LocalView
+from tqdbproxy.postgres.clients.prepared import Prepared
+from tqdbproxy.postgres.clients.status import Status
+from tqdbproxy.postgres.clients.tally import Tally
+from tqdbproxy.postgres.messages import BIND, CLOSE, DESCRIBE, EXECUTE, IDLE, PARSE, QUERY, SYNC
+from tqdbproxy.postgres.sql import Change, Text, Texts
+
+OPENING = frozenset({PARSE, BIND, DESCRIBE, EXECUTE, CLOSE})
+"""After one of these a Sync is still to come."""
+
+
+class UnderWay:
+    """The state of a session.
+
+    ``forget`` is called when the client throws all prepared statements away, ``retire`` when its settings have changed,
+    ``inject`` when the proxy adds messages of its own to what is forwarded, with the number of their replies.
+    """
+
+    def __init__(
+        self,
+        history: History,
+        texts: Texts,
+        tally: Tally,
+        book: Rulebook,
+        now: Callable[[], float],
+        forget: Callable[[], None],
+        retire: Callable[[], None],
+        inject: Callable[[int], None],
+    ) -> None:
+        self.history = history
+        self._book = book
+        self._texts = texts
+        self._tally = tally
+        self._now = now
+        self._forget = forget
+        self._retire = retire
+        self._inject = inject
+        self.prepared = Prepared()
+        self.view = LocalView()
+        self.status = IDLE
+        self.sent = 0
+        self.done = 0
+        self.tracked = True
+        """False: it can't be known any more how many ReadyForQuery are still to come."""
+        self._skip = 0
+        """Bytes of the message under way that are still to come."""
+        self._previous = SYNC
+        """Type of the last message that was passed on."""
+        self._last_query = 0
+        self._effects: list[tuple[int, Text]] = []
+        self._timed: list[tuple[int, CallerCounts, float]] = []
+        self._shard = history.group
+        self._forwarded = Status(history.group, "primary")
+        self._last: Status | Company = Status(history.group)
+
+    def last(self) -> Status:
+        """How the last statement was executed."""
+        return self._last if isinstance(self._last, Status) else Status.batched(self._shard, self._last)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing outstanding, no transaction open."""
+        return self.sent == self.done and self.status == IDLE and self._previous not in OPENING
+
+    @property
+    def mid_message(self) -> bool:
+        """The last message that was passed on isn't complete."""
+        return self._skip > 0
+
+    # What the server says
+
+    def unit_done(self, status: int, failed: bool) -> None:
+        """See `servers.connection.Owner`."""
+        self.status = status
+        self.done = number = self.done + 1
+        if self.prepared.interesting:
+            self.prepared.unit_done(number, failed)
+        while self._effects and self._effects[0][0] <= number:
+            text = self._effects.pop(0)[1]
+            if not failed:
+                self.history.took(text.effect)
+                self._retire()
+        while self._timed and self._timed[0][0] <= number:
+            _number, counts, began = self._timed.pop(0)
+            counts.latency.observe(self._now() - began)
+
+    def parameter_changed(self, name: bytes, value: bytes) -> None:
+        """See `servers.connection.Owner`."""
+        self.history.reported(name, value)
+        self._retire()
+
+    def copy_began(self) -> None:
+        """See `servers.connection.Owner`. In the extended protocol the server swallows Syncs during a COPY."""
+        if self.done + 1 != self._last_query:
+            self.tracked = False
+
+    # What is sent to it
+
+    def _query_sent(self) -> None:
+        """A Query is on its way; it destroys the unnamed statement."""
+        self.sent += 1
+        self._last_query = self.sent
+        self._previous = QUERY
+        self._last = self._forwarded
+        self.prepared.dropped(b"")
+
+    def _note(self, text: Text, number: int, *, alone: bool) -> None:
+        """A text is on its way to the server: remember what it may change."""
+        if text.deallocates is not None:
+            self.prepared.dropped(text.deallocates or None)
+            if not text.deallocates:
+                self._forget()
+        if text.effect.change is not Change.NONE:
+            idle = alone and number == self.done + 1 and self.status == IDLE and self.tracked
+            if self.history.sent(text.effect, alone_and_idle=idle):
+                self._effects.append((number, text))
+
+    def _choose(self, text: Text, size: int, *, alone: bool) -> Route:
+        return choose(
+            text.hints,
+            text.is_write,
+            text.reason,
+            size,
+            self._book.rules,
+            in_transaction=self.status != IDLE,
+            alone=alone and self.tracked,
+            known=self.history.identity is not None,
+        )
+
+    def _excluded(self, route: Route, counts: CallerCounts, number: int) -> None:
+        """A statement of interest is forwarded in the unit with this number: note why, and when it began."""
+        self._timed.append((number, counts, self._now()))
+        if isinstance(route, Forward) and route.reason is not None:
+            counts.exclude(route.reason)
+            self._last = Status(self._shard, "primary", reason=route.reason)
+
+    def _repair(self) -> bytes:
+        """The unnamed statement that the client believes in, if the server lacks it."""
+        if self.prepared.unsent:
+            self._inject(1)
+        return self.prepared.take_unsent()
