@@ -25,8 +25,8 @@ def lying(kind: bytes, length: int, body: bytes = b"") -> bytes:
 # What clients send.
 
 
-def startup(*, version: int = 0x00030000, **options: str) -> bytes:
-    body = struct.pack("!I", version) + b"".join(text(k) + text(v) for k, v in options.items()) + b"\0"
+def startup(protocol: int = 0x00030000, /, **options: str) -> bytes:
+    body = struct.pack("!I", protocol) + b"".join(text(k) + text(v) for k, v in options.items()) + b"\0"
     return struct.pack("!I", len(body) + 4) + body
 
 

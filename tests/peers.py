@@ -100,6 +100,9 @@ class MemoryTransport:
 
     # The test calls these
 
+    def connect(self) -> None:
+        self.protocol.makeConnection(self)
+
     def take(self) -> bytes:
         """What was written since the last time."""
         written, self.written = self.written, b""
@@ -182,7 +185,7 @@ class Client:
         """The proxy's transport to the server."""
         self.connection: ServerConnection | None = None
         self.received = b""
-        protocol.makeConnection(self.transport)
+        self.transport.connect()
 
     def sends(self, *data: bytes) -> None:
         """Put it on the wire, cut as the world wants it."""
@@ -236,7 +239,9 @@ class World:
         """Connections to servers are there when it fires."""
         self._moving: Client | None = None
         self.metrics = Metrics(CollectorRegistry(), clock=self.clock.seconds)
-        self.batches = Manager(limits or Limits(), BatchExecutor(self.clock.seconds, merge=False), self.metrics, self.clock)
+        self.batches = Manager(
+            limits or Limits(), BatchExecutor(self.clock.seconds, merge=False), self.metrics, self.clock
+        )
         book = Rulebook(rules or Rules())
         self.hub = Hub(self._connect, self.batches, self.metrics, self.clock, ClientLimits(), book, Texts())
         self.books: list[bytes] = []
@@ -264,15 +269,16 @@ class World:
         client.server = self._make_server()
         client.connection = ServerConnection(self.wall)
         client.wire = MemoryTransport(client.connection)
-        client.connection.makeConnection(client.wire)
+        client.wire.connect()
         if self.slow is not None:
             return self.slow.addCallback(lambda _none: client.connection)
         return succeed(client.connection)
 
     def settle(self) -> None:
         """Deliver until nobody has anything to say."""
-        while any([self._step(client) for client in self.clients]):
-            pass
+        moved = True
+        while moved:
+            moved = max([self._step(client) for client in self.clients], default=False)
 
     def _step(self, client: Client) -> bool:
         self._moving = client

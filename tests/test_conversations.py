@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import builders as m
-from tests.peers import World, login
+from tests.peers import World
 from tests.tinyserver import TinyServer
 from tqdbproxy.core.routing import Rules
 from tqdbproxy.core.writebatch.types import Limits
@@ -142,7 +142,12 @@ def test_the_forward_lane_changes_nothing(conversation: list[Turn], sizes: list[
     client.hears()
     heard: list[bytes] = []
     receive = client.server.receive
-    client.server.receive = lambda data: (heard.append(data), receive(data))[1]
+
+    def listen(data: bytes) -> bytes:
+        heard.append(data)
+        return bytes(receive(data))
+
+    client.server.receive = listen
     messages = said(conversation, 0)
     for message, turn in zip(messages, conversation, strict=True):
         client.sends(message)

@@ -2,102 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from typing import Any
-
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from prometheus_client import CollectorRegistry
-from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
 
-from tqdbproxy.core.metrics import Metrics
-from tqdbproxy.core.statement import BatchKey, Identity, Strategy
-from tqdbproxy.core.writebatch.manager import SWEEP_S, UNUSED_S, Manager
+from tests.rigs import IDENTITY, Rig, rig
+from tqdbproxy.core.statement import BatchKey
+from tqdbproxy.core.writebatch.manager import SWEEP_S, UNUSED_S
 from tqdbproxy.core.writebatch.types import (
     Alone,
-    Done,
     Expired,
     Failed,
-    Limits,
     Lost,
-    Outcome,
     Replied,
-    Result,
     Unknown,
     Withdrawn,
-    Write,
 )
-
-IDENTITY = Identity("main", b"d", b"u", ())
-KEPT = Limits(quorum=None)
-"""Windows are kept to their end."""
-
-
-class Server:
-    """An executor: ``running`` has the batches that haven't ended, by the first letter of their key."""
-
-    def __init__(self) -> None:
-        self.got: list[str] = []
-        self.running: dict[str, Deferred[Outcome]] = {}
-        self._names: dict[str, list[str]] = {}
-
-    def execute(self, writes: Sequence[Write]) -> Deferred[Outcome]:
-        names = [write.unit for write in writes]
-        key = names[0][0]
-        assert key not in self.running, "two batches of one key at the same time"
-        assert {name[0] for name in names} == {key}, "two keys in one batch"
-        self.got.append(" ".join(names))
-        self.running[key] = Deferred(lambda attempt: self._end(key, Lost(sent=True)))
-        self._names[key] = names
-        return self.running[key]
-
-    def _end(self, key: str, outcome: Outcome) -> None:
-        self.running.pop(key).callback(outcome)
-
-    def ends(self, key: str = "a", outcome: Outcome | None = None) -> None:
-        """The running batch of this key ends, well if nothing else is said."""
-        self._end(key, outcome or Done([f"r{name}" for name in self._names[key]], Strategy.PREPARED))
-
-
-class Rig:
-    def __init__(self, limits: Limits) -> None:
-        self.clock = Clock()
-        self.server = Server()
-        self.metrics = Metrics(CollectorRegistry(), clock=self.clock.seconds)
-        self.manager = Manager(limits, self.server, self.metrics, self.clock)
-        self.manager.start()
-        self.writes: dict[str, Write] = {}
-        self.results: dict[str, Result] = {}
-
-    def write(self, *names: str, ms: float = 100, size: int = 1, writer: object = None) -> bool:
-        """Writes whose key is the first letter of their name; False if the last one is refused."""
-        for name in names:
-            write = Write(BatchKey(IDENTITY, name[0]), name[0], size, ms / 1000, writer or name, name)
-            self.writes[name] = write
-            write.done.addCallback(lambda result, name=name: self.results.update({name: result}))
-            accepted = self.manager.submit(write)
-        return accepted
-
-    @property
-    def closed(self) -> dict[str, int]:
-        return {why: count for why, count in self.metrics.batch_closed.items() if count}
-
-    def kinds(self) -> dict[str, type]:
-        return {name: type(result) for name, result in self.results.items()}
-
-    def lone(self, name: str) -> Alone:
-        result = self.results[name]
-        assert isinstance(result, Alone)
-        return result
-
-
-def rig(**limits: Any) -> Rig:
-    return Rig(Limits(**{"quorum": None, **limits}))
-
 
 # Windows
 
@@ -265,6 +183,16 @@ def test_what_a_batch_full_of_bytes_leaves_behind_still_has_its_window() -> None
     assert it.kinds()["a3"] is Alone
 
 
+def test_what_a_full_batch_leaves_behind_does_not_wait_for_a_patient_newcomer() -> None:
+    it = rig(max_batch_bytes=100)
+    it.write("a1", "a2", size=40, ms=125)
+    it.write("a3", size=60, ms=125)
+    it.write("a4", ms=1000)
+    it.server.ends()
+    it.clock.advance(0.125)
+    assert it.server.got == ["a1 a2", "a3 a4"]
+
+
 def test_the_next_batch_waits_for_a_write_that_runs_alone() -> None:
     it = rig()
     it.write("a1")
@@ -425,6 +353,15 @@ def test_closing_executes_what_waits_and_takes_no_more() -> None:
     assert it.clock.getDelayedCalls() == []
 
 
+def test_what_a_full_batch_leaves_behind_is_executed_at_once_when_closing() -> None:
+    it = rig(max_batch_size=2)
+    it.write("a1", "a2", "a3", "a4", "a5")
+    drained = closed(it)
+    for _ in range(2):
+        it.server.ends()
+    assert (it.kinds()["a5"], drained) == (Alone, [None])
+
+
 def test_closing_while_nothing_waits_but_something_runs() -> None:
     it = rig(max_batch_size=2)
     it.write("a1", "a2")
@@ -432,80 +369,3 @@ def test_closing_while_nothing_waits_but_something_runs() -> None:
     assert (first, second) == ([], [])
     it.server.ends()
     assert (first, second) == ([None], [None])
-
-
-@settings(max_examples=100, stateful_step_count=40)
-class Books(RuleBasedStateMachine):
-    """Whatever happens: nothing is lost, doubled or overtaken, and nobody waits without a reason."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.it = rig(max_batch_size=3, max_batch_bytes=10, max_pending=12, timeout_s=5.0, quorum=0.5)
-        self.number = 0
-        self.answered: Counter[str] = Counter()
-        self.accepted: list[str] = []
-        self.taken_out: set[str] = set()
-
-    @rule(key=st.sampled_from("ab"), ms=st.sampled_from((0, 60, 125, 1000)), size=st.integers(1, 12), who=st.integers(0, 4))
-    def submit(self, key: str, ms: float, size: int, who: int) -> None:
-        self.number += 1
-        name = f"{key}{self.number}"
-        if self.it.write(name, ms=ms, size=size, writer=who):
-            self.accepted.append(name)
-            self.it.writes[name].done.addCallback(lambda _result: self.answered.update([name]))
-
-    @precondition(lambda self: self.it.server.running)
-    @rule(data=st.data(), outcome=st.sampled_from((None, None, Failed(0), Failed(None), Lost(True), Lost(False))))
-    def end(self, data: st.DataObject, outcome: Outcome | None) -> None:
-        self.it.server.ends(data.draw(st.sampled_from(sorted(self.it.server.running))), outcome)
-
-    @rule()
-    def lone_ones_end(self) -> None:
-        for result in list(self.it.results.values()):
-            if isinstance(result, Alone) and not result.finished.called:
-                result.finished.callback(None)
-
-    @precondition(lambda self: self.accepted)
-    @rule(data=st.data())
-    def withdraw(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(self.accepted))
-        if self.it.manager.withdraw(self.it.writes[name]):
-            self.taken_out.add(name)
-
-    @rule(seconds=st.sampled_from((0.0625, 0.125, 1.0)))
-    def time_passes(self, seconds: float) -> None:
-        self.it.clock.advance(seconds)
-
-    @invariant()
-    def each_is_answered_once(self) -> None:
-        assert all(count == 1 for count in self.answered.values())
-        assert self.it.manager.pending == len(self.accepted) - len(self.answered) <= 12
-
-    @invariant()
-    def nobody_waits_without_reason(self) -> None:
-        for group in self.it.manager._groups.values():
-            if group.waiting and not group.running:
-                assert group.window is not None
-                assert group.window.active
-                assert group.window.at <= min(write.arrived + write.window_s for write in group.waiting)
-
-    @invariant()
-    def nobody_is_overtaken(self) -> None:
-        for group in self.it.manager._groups.values():
-            assert [int(write.unit[1:]) for write in group.waiting] == sorted(int(w.unit[1:]) for w in group.waiting)
-
-    @invariant()
-    def what_was_taken_out_is_not_executed(self) -> None:
-        executed = {name for batch in self.it.server.got for name in batch.split()}
-        assert not executed & self.taken_out
-
-    def teardown(self) -> None:
-        while self.it.manager.pending:
-            self.it.manager.flush()
-            for key in list(self.it.server.running):
-                self.it.server.ends(key)
-            self.lone_ones_end()
-        assert set(self.answered) == set(self.accepted)
-
-
-TestBooks = Books.TestCase

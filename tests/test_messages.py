@@ -17,11 +17,9 @@ name = st.binary(max_size=20).map(lambda raw: raw.replace(b"\0", b""))
 
 
 def test_a_startup_message() -> None:
-    raw = m.startup(version=0x00030002, user="me", database="d", options="-c a=b")
+    raw = m.startup(0x00030002, user="me", database="d", options="-c a=b")
     message = StartupMessage.parse(raw)
-    assert message == StartupMessage(
-        0x00030002, ((b"user", b"me"), (b"database", b"d"), (b"options", b"-c a=b")), raw
-    )
+    assert message == StartupMessage(0x00030002, ((b"user", b"me"), (b"database", b"d"), (b"options", b"-c a=b")), raw)
     assert (message.option(b"user"), message.option(b"x"), message.option(b"x", b"y")) == (b"me", b"", b"y")
 
 
@@ -103,11 +101,11 @@ def test_an_error_and_its_fields() -> None:
 
 
 def test_constants() -> None:
-    assert messages.EXECUTE_ALL_FRAME == m.execute()
-    assert messages.DESCRIBE_PORTAL_FRAME == m.describe_portal()
+    assert m.execute() == messages.EXECUTE_ALL_FRAME
+    assert m.describe_portal() == messages.DESCRIBE_PORTAL_FRAME
     assert messages.SYNC_FRAME == m.SYNC
     assert messages.TERMINATE_FRAME == m.TERMINATE
     assert messages.SSL_REQUEST_PACKET == m.SSL_REQUEST
     assert (messages.PARSE_COMPLETE_FRAME, messages.BIND_COMPLETE_FRAME) == (m.PARSE_COMPLETE, m.BIND_COMPLETE)
     assert (messages.CLOSE_COMPLETE_FRAME, messages.NO_DATA_FRAME) == (m.CLOSE_COMPLETE, m.NO_DATA)
-    assert messages.READY_IDLE_FRAME == m.ready()
+    assert m.ready() == messages.READY_IDLE_FRAME

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -44,7 +45,7 @@ class Members:
         self.metrics = Metrics(CollectorRegistry(), clock=Clock().seconds)
         self.writes = [Write(KEY, "template", 1, 0.01, letter, letter) for letter in letters]
         for write in self.writes:
-            write.done.addCallback(lambda result, letter=write.unit: self.results.update({letter: result}))
+            write.done.addCallback(partial(self.results.__setitem__, write.unit))
         company = Company(len(letters), 0.25, Strategy.SINGLE)
         chosen = executor or self.attempts
         self.batch = Batch(self.writes, company, chosen, self.metrics, Write.answered)  # type: ignore[arg-type]

@@ -20,8 +20,8 @@ def because(reason: str) -> Forward:
 
 ADAPTIVE = Rules(max_bytes=100, window_s=0.02)
 
-# hints, why its text can't be batched, size, rules, letters, route; the letters say of the statement and its session: it is a Write, in a
-# Transaction, Alone, with settings Known
+# hints, why its text can't be batched, size, rules, letters, route. The letters say of the statement that it is a
+# Write, and of its session that it is in a Transaction, Alone, with settings Known
 TABLE = [
     (None, None, 0, RULES, "WAK", FORWARDED),
     (None, Reason.UNSAFE, 0, OFF, "WT", FORWARDED),

@@ -83,12 +83,12 @@ def test_the_longest_packet() -> None:
 @pytest.mark.parametrize("version", [0x00020000, 0x00040000, 0, 1234 << 16, 80877105])
 def test_other_protocols(version: int) -> None:
     with pytest.raises(UnsupportedProtocol, match=f"unsupported frontend protocol {version >> 16}.{version & 0xFFFF}"):
-        Startup().feed(m.startup(version=version, user="me"))
+        Startup().feed(m.startup(version, user="me"))
 
 
 @pytest.mark.parametrize("version", [0x00030000, 0x00030002, 0x0003FFFF])
 def test_every_version_3_is_the_servers_matter(version: int) -> None:
-    event = Startup().feed(m.startup(version=version, user="me", **{"_pq_.x": "1"}))
+    event = Startup().feed(m.startup(version, user="me", **{"_pq_.x": "1"}))
     assert isinstance(event, Begins)
     assert (event.message.version, event.message.option(b"_pq_.x")) == (version, b"1")
 

@@ -211,7 +211,7 @@ class TinyServer:
         yield m.SUSPENDED if portal.rows or (limit and len(now) == limit) else m.complete(portal.tag)
 
     def _close(self, body: bytes) -> Iterator[bytes]:
-        (self.statements if body[:1] == b"S" else self._portals).pop(body[1:-1], None)  # type: ignore[attr-defined]
+        (self.statements if body[:1] == b"S" else self._portals).pop(body[1:-1], None)
         yield m.CLOSE_COMPLETE
 
     # Both

@@ -10,6 +10,7 @@ from tests.integration.compare import Ends
 from tests.integration.metrics import scrape
 from tests.integration.test_batches import HINT, TOGETHER, extended, simple, together
 from tests.integration.test_limits import StartWith, Wires
+from tests.integration.waiting import wait_for
 from tests.integration.wire import Frame, Wire, kinds
 
 SIZE = 20
@@ -51,31 +52,40 @@ def test_one_of_twenty_violates_a_unique_constraint(
     assert total("write_batch_size_sum") == SIZE
 
 
-BAD: dict[str, tuple[str, tuple[object, ...]]] = {
-    "a check": ("23514", (107, "bad", 1)),
-    "not null": ("23502", (107, "x", "NULL")),
-    "division": ("22012", (107, "x", 0)),
-    "overflow": ("22003", (107, "x", 99999999999)),
-    "no number": ("22P02", (107, "x", "seven")),
+# A column of "typed", and a text that is wrong there.
+BAD = {
+    "23514": ("b", "bad"),
+    "22P02": ("n", "seven"),
+    "22007": ("d", "someday"),
+    "22001": ("v", "too long"),
+    "22003": ("n", "99999999999"),
+    "P0001": ("b", "raise"),
 }
+TYPED = (
+    "CREATE TABLE typed (id int, b text CHECK (b <> 'bad'), n int, d date, v varchar(5))",
+    "CREATE FUNCTION raises() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF NEW.b = ''raise'' THEN"
+    " RAISE ''mine'' USING DETAIL = ''d'', HINT = ''h'', COLUMN = ''b''; END IF; RETURN NEW; END'",
+    "CREATE TRIGGER raises BEFORE INSERT ON typed FOR EACH ROW EXECUTE FUNCTION raises()",
+)
 
 
-@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("sqlstate", BAD)
 @pytest.mark.parametrize("ask", [simple, extended])
-def test_other_errors(twenty: tuple[Ends, list[Wire], Callable[[str], float]], ask: Ask, name: str) -> None:
-    ends, wires, _total = twenty
-    sqlstate, bad = BAD[name]
-    text = f"{HINT} INSERT INTO t (a, b, c, d) VALUES ($1, $2, nullif($3, 'NULL')::int, 10 / nullif($3, 'NULL')::int)"
-    said = [ask(text, 100 + n, "new", "5") for n in range(SIZE)]
+def test_other_errors(twenty: tuple[Ends, list[Wire], Callable[[str], float]], ask: Ask, sqlstate: str) -> None:
+    ends, wires, total = twenty
+    ends.prepare(*TYPED)
+    good = {"b": "x", "n": "5", "d": "2020-01-01", "v": "x"}
+    column, wrong = BAD[sqlstate]
+    text = f"{HINT} INSERT INTO typed VALUES ($1, $2, $3, $4, $5)"
     places = (0, 7, SIZE - 1)
-    for place in places:
-        said[place] = ask(text, int(str(bad[0])) + place, bad[1], str(bad[2]))
-    expected = directly(ends, said[7])
-    assert expected[-2].fields()["C"] == sqlstate
+    rows = [good | {column: wrong} if n in places else good for n in range(SIZE)]
+    said = [ask(text, n, *row.values()) for n, row in enumerate(rows)]
+    expected = {place: directly(ends, said[place]) for place in places}
+    assert expected[7][-2].fields()["C"] == sqlstate
     answers = together(wires, said)
-    assert answers[7] == expected
-    assert [n for n, answer in enumerate(answers) if "E" in kinds(answer)] == list(places)
-    assert ends.ask("SELECT count(*) FROM t WHERE b = 'new'") == [(SIZE - len(places),)]
+    assert {n: answer for n, answer in enumerate(answers) if "E" in kinds(answer)} == expected
+    assert ends.ask("SELECT id FROM typed ORDER BY id") == [(n,) for n in range(SIZE) if n not in places]
+    assert total("write_batch_size_count") == 1
 
 
 @pytest.mark.parametrize("ask", [simple, extended])
@@ -157,15 +167,16 @@ def test_a_deadlock_is_nobodys_fault(start_with: StartWith, wires: Wires) -> Non
     proxy, ends = start_with(TOGETHER.format(2))
     ends.prepare("CREATE TABLE t (a int PRIMARY KEY, b int)", "INSERT INTO t VALUES (1, 0), (2, 0)")
     one, two = wires(2, proxy.port, ends.database)
+    waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     with Wire(ends.direct_port).start(ends.database) as rival:
-        rival.ask(simple("SET deadlock_timeout = '1h'; BEGIN; UPDATE t SET b = 1 WHERE a = 2"))
+        rival.ask(simple("SET deadlock_timeout = '1h'; BEGIN; UPDATE t SET b = b + 1 WHERE a = 2"))
         for wire in (one, two):
-            wire.ask(simple("SET deadlock_timeout = '50ms'"))
+            wire.ask(simple("SET deadlock_timeout = '500ms'"))
         one.send(simple(f"{HINT} UPDATE t SET b = b + 10 WHERE a = $1", 1))
         two.send(simple(f"{HINT} UPDATE t SET b = b + 10 WHERE a = $1", 2))
-        rival.send(simple("UPDATE t SET b = 2 WHERE a = 1"))
-        assert kinds(one.until()) == "CZ"
-        rival.until()
+        wait_for(lambda: ends.ask(waits))
+        assert kinds(rival.ask(simple("UPDATE t SET b = b + 1 WHERE a = 1"))) == "CZ"
         rival.ask(simple("COMMIT"))
-        assert kinds(two.until()) == "CZ"
-    assert ends.ask("SELECT a, b FROM t ORDER BY a") in ([(1, 2), (2, 11)], [(1, 12), (2, 11)])
+        assert [kinds(wire.until()) for wire in (one, two)] == ["CZ", "CZ"]
+    assert ends.ask("SELECT a, b FROM t ORDER BY a") == [(1, 11), (2, 11)]
+    assert scrape(proxy).total("write_batch_retries_total", way="forward") == 2

@@ -7,17 +7,20 @@ import re
 import socket
 import ssl
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import asyncpg
 import psycopg
 
+from tests.integration.metrics import scrape
 from tests.integration.wire import SSL_REQUEST, TIMEOUT_S, Frame, Wire, startup
 from tests.proxies import HOST, RunningProxy
 from tests.tls.servers import PASSWORD
 
 ALPN = "postgresql"
+ATTEMPT = re.compile(r'^connection failed: connection to server at "[^"]*"( \([^)]*\))?, port \d+ failed: ')
 IS_ENCRYPTED = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
 
 
@@ -37,7 +40,9 @@ def outcome(proxy: RunningProxy, **options: str | int) -> Encrypted | str:
             assert row is not None
             return Encrypted(bool(connection.pgconn.ssl_in_use), row[0])
     except psycopg.OperationalError as error:
-        told = re.sub(r'^connection failed: connection to server at "[^"]*"( \([^)]*\))?, port \d+ failed: ', "", str(error))
+        told = re.sub(
+            r'^connection failed: connection to server at "[^"]*"( \([^)]*\))?, port \d+ failed: ', "", str(error)
+        )
         return told.partition("\n")[0].removeprefix("FATAL:  ")
 
 
@@ -72,7 +77,9 @@ def client_context(root: Path | None = None, alpn: Sequence[str] = (ALPN,)) -> s
 class TlsWire(Wire):
     """A `Wire` that speaks TLS, ``direct`` from the first byte or after an SSLRequest."""
 
-    def __init__(self, port: int, context: ssl.SSLContext | None = None, *, direct: bool = False, **options: Any) -> None:
+    def __init__(
+        self, port: int, context: ssl.SSLContext | None = None, *, direct: bool = False, **options: Any
+    ) -> None:
         super().__init__(port, **options)
         if not direct:
             self.send(SSL_REQUEST)
@@ -80,6 +87,9 @@ class TlsWire(Wire):
             assert answer == b"S", answer
         context = context or client_context()
         self.socket = context.wrap_socket(self.socket, server_hostname="localhost")
+
+    def __enter__(self) -> TlsWire:
+        return self
 
     def certificate_name(self) -> str:
         """The common name in the server's certificate, which must have been verified."""
@@ -96,10 +106,8 @@ class ClientHello:
         self.data = self._said()
 
     def _said(self) -> bytes:
-        try:
+        with suppress(ssl.SSLWantReadError):
             self.tls.do_handshake()
-        except ssl.SSLWantReadError:
-            pass
         return self._outgoing.read()
 
     def finish(self, connection: socket.socket) -> str | None:
@@ -126,15 +134,19 @@ class ClientHello:
                 self._incoming.write(received)
 
 
+def all_gone(proxy: RunningProxy) -> bool:
+    """Nobody is connected to the proxy, and the proxy to nobody."""
+    page = scrape(proxy)
+    return page.total("clients") == page.total("server_connections") == 0
+
+
 def said_at_start(wire: Wire, **options: str) -> list[Frame]:
     """All that a start-up packet is answered with, until the end or until the session is ready."""
     wire.send(startup("postgres", **options))  # type: ignore[arg-type]
-    frames = []
-    try:
+    frames: list[Frame] = []
+    with suppress(EOFError, ConnectionResetError):
         while not frames or frames[-1].kind != "Z":
             frames.append(wire.receive())
-    except (EOFError, ConnectionResetError):
-        pass
     return frames
 
 

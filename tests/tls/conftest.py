@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.proxies import RunningProxy
+from tests.proxies import RunningProxy, start_proxy
 from tests.tls.certificates import Authority, Certificate, openssl_missing
 from tests.tls.servers import debian_programs, debian_server
 from tqdbproxy.embedded import EmbeddedServer
@@ -62,18 +63,47 @@ def start_tls(start: Callable[..., RunningProxy], authority: Authority, certific
         more: str = "",
         **environ: str,
     ) -> RunningProxy:
-        own = presented or certificate
         root = authority.root if root is None and sslmode.startswith("verify") else root
-        text = f"""
-            [postgres]
-            tls = {tls}
-            tls_cert = {own.chain}
-            tls_key = {own.key}
-            [postgres.main]
-            sslmode = {sslmode}
-            sslrootcert = {"" if root is None else root}
-            {more}
-        """
-        return start(primary, text, **environ)
+        return start(primary, tls_settings(presented or certificate, tls, sslmode, root, more), **environ)
 
     return start_one
+
+
+def tls_settings(own: Certificate, tls: str, sslmode: str, root: Path | str | None, more: str = "") -> str:
+    """A proxy's configuration; ``more`` begins with keys of the server group."""
+    return f"""
+        [postgres]
+        tls = {tls}
+        tls_cert = {own.chain}
+        tls_key = {own.key}
+        [postgres.main]
+        sslmode = {sslmode}
+        sslrootcert = {"" if root is None else root}
+        {more}
+    """
+
+
+@pytest.fixture(scope="session")
+def encrypted(
+    debian: EmbeddedServer, authority: Authority, certificate: Certificate, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningProxy]:
+    """One proxy for all tests, with TLS on both sides, before `debian`."""
+    text = tls_settings(certificate, "require", "verify-full", authority.root)
+    running = start_proxy(tmp_path_factory.mktemp("encrypted"), f"localhost:{debian.port}", text)
+    yield running
+    assert running.stop() == -signal.SIGTERM, running.log
+    assert "Traceback" not in running.log
+    assert "event loop:" not in running.log
+
+
+@pytest.fixture(scope="session")
+def allowing(
+    postgres: EmbeddedServer, certificate: Certificate, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningProxy]:
+    """One proxy for all tests, with tls = allow, before a server without TLS."""
+    text = tls_settings(certificate, "allow", "disable", None)
+    running = start_proxy(tmp_path_factory.mktemp("allowing"), f"{postgres.host}:{postgres.port}", text)
+    yield running
+    assert running.stop() == -signal.SIGTERM, running.log
+    assert "Traceback" not in running.log
+    assert "event loop:" not in running.log

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
 import ssl
 import struct
-from collections.abc import Iterator
 from contextlib import suppress
 
 import psycopg
@@ -16,9 +14,8 @@ import pytest
 from tests.integration.metrics import scrape
 from tests.integration.waiting import wait_for
 from tests.integration.wire import GSSENC_REQUEST, SSL_REQUEST, Wire, cancel_request, kinds, query, startup, values
-from tests.proxies import HOST, RunningProxy, start_proxy
-from tests.tls.certificates import Certificate
-from tests.tls.clients import ALPN, ClientHello, TlsWire, client_context, connected, said_at_start
+from tests.proxies import HOST, RunningProxy
+from tests.tls.clients import ALPN, ClientHello, TlsWire, all_gone, client_context, connected, said_at_start
 from tests.tls.conftest import StartTls
 from tqdbproxy.embedded import EmbeddedServer
 
@@ -26,30 +23,11 @@ NO_LINGER = struct.pack("ii", 1, 0)
 SERVER_NAME = "localhost"
 
 
-@pytest.fixture(scope="module")
-def allowing(
-    postgres: EmbeddedServer, certificate: Certificate, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningProxy]:
-    """One proxy with tls = allow for all tests here, in front of a server without TLS."""
-    text = f"[postgres]\ntls = allow\ntls_cert = {certificate.chain}\ntls_key = {certificate.key}\n"
-    running = start_proxy(tmp_path_factory.mktemp("allowing"), f"{postgres.host}:{postgres.port}", text)
-    yield running
-    assert running.stop() == -signal.SIGTERM, running.log
-    assert "Traceback" not in running.log
-    assert "event loop:" not in running.log
-
-
 def closed_without_a_word(connection: socket.socket) -> bool:
     try:
         return connection.recv(100) == b""
     except ConnectionResetError:
         return True
-
-
-def all_gone(proxy: RunningProxy) -> bool:
-    """Nobody is connected to the proxy, and the proxy to nobody."""
-    page = scrape(proxy)
-    return page.total("clients") == page.total("server_connections") == 0
 
 
 # -- how it is meant
@@ -101,7 +79,9 @@ def test_cancel_requests_are_encrypted_like_their_session(debian: EmbeddedServer
         connection.execute("SET statement_timeout = '20s'")
         connection.pgconn.send_query(b"SELECT pg_sleep(20)")
         with psycopg.connect(debian.dsn(), autocommit=True) as watcher:
-            sleeping = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND wait_event = 'PgSleep'"
+            sleeping = (
+                "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND wait_event = 'PgSleep'"
+            )
             wait_for(lambda: watcher.execute(sleeping).fetchone() == (1,))
         connection.cancel_safe(timeout=10)
         result = connection.pgconn.get_result()
@@ -144,9 +124,7 @@ def test_tls_required(postgres: EmbeddedServer, start_tls: StartTls) -> None:
 
 def test_a_unix_socket_needs_no_tls(postgres: EmbeddedServer, start_tls: StartTls) -> None:
     """libpq asks for none there, whatever its sslmode."""
-    proxy = start_tls(
-        f"{postgres.host}:{postgres.port}", "require", TQDBPROXY_POSTGRES_SOCKET=str(postgres.socket_dir)
-    )
+    proxy = start_tls(f"{postgres.host}:{postgres.port}", "require", TQDBPROXY_POSTGRES_SOCKET=str(postgres.socket_dir))
     with psycopg.connect(proxy.dsn(host=str(postgres.socket_dir), sslmode="verify-full")) as connection:
         assert connection.execute("SELECT 7").fetchone() == (7,)
 

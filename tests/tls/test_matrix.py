@@ -48,7 +48,9 @@ def client_options(mode: str, authority: Authority) -> dict[str, str]:
 
 @pytest.mark.parametrize("sslmode", SSLMODES)
 @pytest.mark.parametrize("tls", ["off", "allow", "require"])
-def test_every_combination(tls: str, sslmode: str, debian: EmbeddedServer, start_tls: StartTls, authority: Authority) -> None:
+def test_every_combination(
+    tls: str, sslmode: str, debian: EmbeddedServer, start_tls: StartTls, authority: Authority
+) -> None:
     proxy = start_tls(f"localhost:{debian.port}", tls, sslmode)
     cases = [(mode, user) for mode in (*SSLMODES, "direct") for user in METHODS]
     seen = {

@@ -53,10 +53,14 @@ def resetting(connection: socket.socket) -> None:
     hanging_up_on_hello(connection)
 
 
+INJECTED = "TLS: to the SSL request the server sent unencrypted data after its answer"
 REFUSALS: dict[str, tuple[Script, str]] = {
     # CVE-2021-23222: somebody in between says something in the name of the server.
-    "injected": (answering(b"S" + READY), "TLS: to the SSL request the server sent unencrypted data after its answer"),
-    "injected no": (answering(b"N" + READY), "TLS: to the SSL request the server sent unencrypted data after its answer"),
+    "injected": (answering(b"S" + READY), INJECTED),
+    "injected no": (
+        answering(b"N" + READY),
+        "TLS: to the SSL request the server sent unencrypted data after its answer",
+    ),
     "injected later": (answering(b"S", READY), "TLS: wrong version number"),
     "no": (answering(b"N"), "the server does not speak TLS, but sslmode requires it"),
     "error": (answering(frame("E", b"SFATAL\0\0")), "TLS: to the SSL request the server sent neither S nor N but b'E'"),

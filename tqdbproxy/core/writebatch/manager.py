@@ -156,6 +156,8 @@ class Manager:
         group.due = ""
         group.running = True
         writes = group.take(self.limits)
+        if group.waiting:  # there was no room for these; their windows go on
+            self._open_window(group, min(write.arrived + write.window_s for write in group.waiting))
         now = self._now()
         waited = now - writes[0].arrived
         self._metrics.batch_closed[why] += 1
@@ -176,14 +178,12 @@ class Manager:
         group.running = False
         if not group.waiting:
             group.due = ""
-        elif group.due:
-            self._run(group, group.due)
+        elif group.due or self._closing:
+            self._close(group, group.due or "shutdown")
         elif group.is_full(self.limits):
             self._close(group, "full")
         elif quorum_reached(len(group.waiting), group.recent.count, self.limits.quorum):
             self._close(group, "quorum")
-        elif group.window is None:  # it closed for a batch that had no room for these
-            self._open_window(group, min(write.arrived + write.window_s for write in group.waiting))
 
     def _answer(self, write: Write, result: Result) -> None:
         """``write`` has its result: its place is free."""

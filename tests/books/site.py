@@ -1,0 +1,104 @@
+"""The server and the proxy that all this is done to; both may be killed and started again.
+
+The law of this module: it blocks; whoever has a loop to keep calls it from a thread.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+from types import TracebackType
+from typing import Any
+
+import psutil
+import psycopg
+
+from tests.integration.metrics import Page, scrape
+from tests.integration.waiting import wait_for
+from tests.proxies import RunningProxy, start_proxy
+from tqdbproxy.embedded import EmbeddedServer
+
+DATABASE = "postgres"
+CLIENTS = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+CONF = ("deadlock_timeout = 15ms", "max_wal_size = 4GB", "log_min_messages = fatal")
+QUIET_S = 60.0
+
+
+class Site:
+    """A server, and one proxy after another in front of it. ``text``: the proxies' configuration."""
+
+    def __init__(self, folder: Path, text: str = "", **settings: Any) -> None:
+        self.server = EmbeddedServer(conf=CONF, **settings)
+        self.proxies: list[RunningProxy] = []
+        self._folder = folder
+        self._text = text
+
+    def __enter__(self) -> Site:
+        self.server.start()
+        try:
+            self.start_proxy()
+        except BaseException:
+            self.server.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        for proxy in self.proxies:
+            if proxy.process.poll() is None:
+                proxy.stop(signal.SIGKILL)
+        self.server.close()
+
+    @property
+    def port(self) -> int:
+        """Of the proxy that runs now, or ran at last."""
+        return self.proxies[-1].port
+
+    @property
+    def log(self) -> str:
+        """What all proxies have logged."""
+        return "".join(proxy.log for proxy in self.proxies)
+
+    def metrics(self) -> Page:
+        """Of the proxy that runs now."""
+        return scrape(self.proxies[-1])
+
+    def start_proxy(self) -> None:
+        folder = self._folder / f"proxy{len(self.proxies)}"
+        folder.mkdir()
+        self.proxies.append(start_proxy(folder, f"{self.server.host}:{self.server.port}", self._text))
+
+    def replace_proxy(self, number: int) -> None:
+        """End it with this signal and start another one."""
+        self.proxies[-1].stop(number)
+        self.start_proxy()
+
+    def connect(self) -> psycopg.Connection[Any]:
+        """Directly to the server."""
+        return psycopg.connect(self.server.dsn(DATABASE), autocommit=True)
+
+    def terminate_some(self, chance: Random, count: int) -> None:
+        """``pg_terminate_backend`` of so many sessions."""
+        with suppress(psycopg.OperationalError), self.connect() as connection:
+            pids = [row[0] for row in connection.execute(CLIENTS.encode())]
+            for pid in chance.sample(pids, min(count, len(pids))):
+                connection.execute("SELECT pg_terminate_backend(%s)", (pid,))
+
+    def kill_one(self, chance: Random) -> None:
+        """``kill -9`` of a server process: the server ends all others and recovers."""
+        children = psutil.Process(self.server.pid).children()
+        busy = [child.pid for child in children if "127.0.0.1(" in " ".join(child.cmdline())]
+        if busy:
+            os.kill(chance.choice(busy), signal.SIGKILL)
+
+    def wait_until_quiet(self) -> None:
+        """Until no session is left that might still write."""
+
+        def quiet() -> bool:
+            with suppress(psycopg.OperationalError), self.connect() as connection:
+                return not connection.execute(CLIENTS.encode()).fetchall()
+            return False
+
+        wait_for(quiet, QUIET_S)

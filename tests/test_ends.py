@@ -1,0 +1,209 @@
+"""Cancel requests, and the ways in which a session ends."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs
+
+from tests import builders as m
+from tests.exchanges import ANSWER, KEPT, REPLY, scripted, session, two, write
+from tests.peers import Client, World
+
+# Cancel
+
+
+def cancel(world: World, key: bytes) -> Client:
+    client = world.accept()
+    client.says(m.cancel_request(key))
+    return client
+
+
+def test_a_write_that_waits_is_taken_out() -> None:
+    world = scripted()
+    client = session(world)
+    client.says(write("1"))
+    assert cancel(world, b"\0\0\0\0key").transport.lost
+    reply = client.hears()
+    assert (m.kinds(reply), m.error_of(reply)["C"]) == ("EZ", "57014")
+    world.pass_time(0.1)
+    assert (client.server.hears(), world.wall.cancelled) == (b"", [])
+    client.says(m.query("select 1"))
+    assert client.server.hears() == m.query("select 1")
+
+
+def test_a_batch_is_not_cancelled() -> None:
+    world = scripted()
+    one, other = two(world)
+    assert cancel(world, b"\0\0\0\0key").transport.lost
+    assert world.wall.cancelled == []
+    assert one.answers(ANSWER) == REPLY
+    assert other.hears() == REPLY
+
+
+def test_the_forward_lane_is_cancelled_with_the_servers_own_key() -> None:
+    world = scripted()
+    heard: Deferred[None] = Deferred()
+    world.wall.answer = heard
+    client = session(world)
+    client.says(m.query("select 1"))
+    asks = cancel(world, b"\0\0\0\0key")
+    assert (world.wall.cancelled, asks.transport.lost) == ([b"\0\0\0\0key"], False)
+    heard.callback(None)
+    world.settle()
+    assert asks.transport.lost
+
+
+def test_a_key_that_is_not_ours() -> None:
+    world = scripted()
+    session(world)
+    assert cancel(world, b"other").transport.lost
+    assert world.wall.cancelled == []
+
+
+# Ends
+
+
+def test_terminate_behind_a_write() -> None:
+    world = World(KEPT)
+    client = session(world)
+    client.sends(write("1"), m.TERMINATE)
+    world.settle()
+    assert world.books == []
+    world.pass_time(0.05)
+    assert world.books == [b"insert into t values (1)"]
+    assert client.transport.lost
+    assert world.hub.clients == set()
+
+
+def test_a_client_that_vanishes_while_it_waits() -> None:
+    world = World(KEPT)
+    one, other = session(world), session(world)
+    one.says(write("1"))
+    other.says(write("2"))
+    one.closes()
+    world.pass_time(0.05)
+    assert sorted(world.books) == [b"insert into t values (1)", b"insert into t values (2)"]
+    assert (other.hears(), one.hears()) == (REPLY, b"")
+    assert one.wire is not None
+    assert one.wire.lost
+
+
+def test_a_client_that_half_closes_while_it_waits() -> None:
+    world = World(KEPT)
+    client = session(world)
+    client.sends(write("1"))
+    client.closes(half=True)
+    world.settle()
+    assert not client.transport.lost
+    world.pass_time(0.05)
+    assert client.hears() == REPLY
+    assert client.transport.lost
+
+
+def test_a_server_that_is_lost_while_its_session_waits() -> None:
+    world = World(KEPT)
+    one, other = session(world), session(world)
+    one.sends(write("1"))
+    other.sends(write("2"))
+    world.settle()
+    assert one.wire is not None
+    one.wire.lose()
+    world.settle()
+    assert not one.transport.lost
+    world.pass_time(0.05)
+    assert (one.hears(), other.hears()) == (REPLY, REPLY)
+    assert (one.transport.lost, other.transport.lost) == (True, False)
+
+
+@pytest.mark.parametrize("behind", [b"", m.TERMINATE, m.query("select 1"), write("2")], ids=m.kinds)
+def test_a_server_that_is_lost_while_its_session_waits_alone(behind: bytes) -> None:
+    world = World(KEPT)
+    client = session(world)
+    client.says(write("1"))
+    client.says(behind)
+    assert client.wire is not None
+    client.wire.lose()
+    world.pass_time(0.1)
+    assert (client.transport.lost, world.batches.pending, world.books) == (True, 0, [])
+    other = session(world)
+    other.says(write("3"))
+    world.pass_time(0.1)
+    assert other.hears() == REPLY
+
+
+def test_a_server_that_dies_in_mid_query() -> None:
+    client = session(scripted())
+    client.says(m.query("select 1"))
+    last_words = m.error("57P01", severity="FATAL")
+    assert client.answers(last_words) == last_words
+    assert client.wire is not None
+    client.wire.lose()
+    client.says()
+    assert client.transport.lost
+
+
+def test_a_client_that_vanishes_in_mid_query() -> None:
+    world = scripted()
+    client = session(world)
+    client.says(m.query("select 1"))
+    client.closes()
+    assert client.wire is not None
+    assert client.wire.eof_sent
+    assert client.answers(m.complete("SELECT 1"), m.ready()) == b""
+    assert world.hub.clients == set()
+
+
+@pytest.mark.parametrize(
+    "bad", [m.lying(b"Q", 3), m.lying(b"Q", 0), m.lying(b"S", 2**31 - 1), m.message(b"p"), b"\x16\3\1\2\0"]
+)
+def test_who_breaks_the_protocol_is_told_so_and_the_others_hear_nothing(bad: bytes) -> None:
+    world = scripted()
+    client, other = session(world), session(world)
+    with capturedLogs() as logs:
+        reply = client.says(m.query("select 1"), bad, m.query("never"))
+    assert m.error_of(reply)["C"] == "08P01"
+    assert m.error_of(reply)["S"] == "FATAL"
+    assert (client.transport.lost, client.server.hears()) == (True, m.query("select 1"))
+    assert len(logs) == 1
+    assert other.says(m.query("select 1")) == b""
+    assert other.server.hears() == m.query("select 1")
+
+
+def test_draining() -> None:
+    world = World(KEPT)
+    idle, waits, opened = session(world), session(world), session(world)
+    waits.says(write("1"))
+    opened.says(m.query("begin"))
+    ended: list[None] = []
+    world.hub.close().addCallback(ended.append)
+    world.settle()
+    assert m.error_of(idle.hears())["C"] == "57P01"
+    reply = waits.hears()
+    assert (m.kinds(reply), m.error_of(reply)["C"]) == ("12CZE", "57P01")
+    assert world.books == [b"insert into t values (1)"]
+    assert (idle.transport.lost, waits.transport.lost, opened.transport.lost) == (True, True, False)
+    reply = opened.says(write("2"), m.query("commit"))
+    assert m.error_of(reply)["C"] == "57P01"
+    assert (ended, world.hub.clients) == ([None], set())
+    assert b"insert into t values (2)" in world.books
+
+
+def test_draining_has_an_end() -> None:
+    world = World()
+    client = session(world)
+    client.says(m.query("begin"))
+    ended: list[None] = []
+    world.hub.close().addCallback(ended.append)
+    world.pass_time(world.hub.limits.shutdown_timeout_s + 1)
+    assert (ended, m.error_of(client.hears())["C"]) == ([None], "57P01")
+
+
+def test_while_it_drains_nobody_comes_in() -> None:
+    world = World()
+    busy = session(world)
+    busy.says(m.query("begin"))
+    world.hub.close()
+    late = world.accept()
+    assert m.error_of(late.says(m.startup(user="u")))["C"] == "57P03"
+    assert late.transport.lost

@@ -1,0 +1,212 @@
+"""What a session knows of its prepared statements, and of the status view among them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import builders as m
+from tests.talks import BROKEN, IDLE, OPEN, SIMPLE, VIEW, WRITE, Talk, bound
+from tqdbproxy.core.writebatch.types import NO_COMPANY
+from tqdbproxy.postgres.clients.steps import Step
+from tqdbproxy.postgres.clients.walk import INSPECTED
+
+
+@pytest.fixture
+def talk() -> Talk:
+    return Talk()
+
+
+# Prepared statements
+
+
+def prepare(talk: Talk, sql: str = WRITE, name: str = "s") -> None:
+    talk.forwards(m.parse(sql, name), m.describe_statement(name), m.SYNC)
+    talk.done()
+
+
+def test_a_named_statement_of_interest(talk: Talk) -> None:
+    prepare(talk)
+    assert talk.batches(bound()).unit.text.stripped == b"insert into t values ($1)"  # type: ignore[union-attr]
+    assert talk.batches(bound()).rest == b""
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [
+        m.close_statement("s") + m.SYNC,
+        m.query("deallocate s"),
+        m.query("deallocate all"),
+        m.query("discard all"),
+        m.unit("deallocate s"),
+        m.parse("select 1", "s") + m.SYNC,
+    ],
+    ids=["close", "deallocate", "deallocate all", "discard all", "extended", "replaced"],
+)
+def test_a_named_statement_that_is_gone(talk: Talk, gone: bytes) -> None:
+    prepare(talk)
+    talk.batches(bound())
+    talk.forwards(gone)
+    talk.done()
+    talk.forwards(bound())
+
+
+def test_the_proxys_own_statements_go_with_all_of_them(talk: Talk) -> None:
+    for text, asked in (("deallocate s", []), ("deallocate all", ["forget"]), ("discard all", ["forget", "retire"])):
+        talk.asked.clear()
+        talk.forwards(m.query(text))
+        talk.done()
+        assert talk.asked == asked
+
+
+def test_a_statement_whose_parse_failed(talk: Talk) -> None:
+    talk.forwards(m.parse(WRITE, "s"), m.SYNC)
+    talk.done(failed=True)
+    talk.forwards(bound())
+
+
+UNNAMED = m.unit(WRITE, b"1")
+REPAIR = m.parse(WRITE)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        m.SYNC + bound(""),
+        m.FLUSH + bound(""),
+        m.bind(b"1") + m.execute() + m.FLUSH,
+        m.describe_statement() + m.SYNC,
+        m.close_statement() + m.SYNC,
+        m.bind(b"1") + m.execute() + m.bind(b"2") + m.execute() + m.SYNC,
+        m.function_call(1),
+        m.parse("select 1", "other") + m.SYNC,
+    ],
+    ids=m.kinds,
+)
+def test_the_unnamed_statement_is_repaired_before_it_can_be_used(talk: Talk, data: bytes) -> None:
+    talk.batches(UNNAMED)
+    step = talk.read(data)
+    assert step is not None
+    assert (step.forward, step.rest) == (REPAIR, data)
+    assert talk.asked == [1]
+    talk.forwards(data)
+    assert talk.asked == [1]
+
+
+def test_the_unnamed_statement_is_used_again_without_a_repair_as_long_as_that_is_batched(talk: Talk) -> None:
+    talk.batches(UNNAMED)
+    assert talk.batches(bound("")).unit.raw == bound("")  # type: ignore[union-attr]
+    step = talk.read(bound(""))
+    assert step is not None
+    assert step.unit is not None
+    assert talk.session.forward_alone(step.unit, NO_COMPANY) == REPAIR + bound("")
+    assert talk.asked == [1]
+
+
+@pytest.mark.parametrize("data", [m.query("select 1"), m.unit("select 1"), m.TERMINATE], ids=m.kinds)
+def test_nothing_is_repaired_that_is_replaced_anyway(talk: Talk, data: bytes) -> None:
+    talk.batches(UNNAMED)
+    talk.forwards(data)
+    assert talk.asked == []
+
+
+def test_a_huge_parse_replaces_the_unnamed_statement_too(talk: Talk) -> None:
+    talk.batches(UNNAMED)
+    huge = m.unit("select '" + "x" * INSPECTED + "', $1", b"1")
+    talk.forwards(huge)
+    talk.done()
+    talk.forwards(bound(""))
+    assert talk.asked == []
+
+
+def test_a_batched_query_leaves_no_unnamed_statement(talk: Talk) -> None:
+    talk.forwards(m.unit("select $1", b"1"))
+    talk.done()
+    talk.batches(m.query(SIMPLE))
+    step = talk.read(bound(""))
+    assert step == Step(forward=m.close_statement(), rest=bound(""))
+
+
+def test_an_unnamed_statement_that_was_forwarded_is_known_when_it_has_succeeded() -> None:
+    for failed in (False, True):
+        talk = Talk(status=OPEN)
+        talk.forwards(UNNAMED)
+        talk.done(status=IDLE, failed=failed)
+        step = talk.read(bound(""))
+        assert (step is not None and step.unit is not None) is not failed
+
+
+# The view
+
+
+def test_the_view_is_answered_here(talk: Talk) -> None:
+    for data, kinds in ((m.query(VIEW), "TDDDDDDCZ"), (m.unit(VIEW, describe=True), "12TDDDDDDCZ")):
+        step = talk.read(data + m.SYNC)
+        assert step is not None
+        assert (m.kinds(step.local), step.rest, step.forward) == (kinds, m.SYNC, b"")
+
+
+@pytest.mark.parametrize("data", [m.query(VIEW), m.unit(VIEW)], ids=m.kinds)
+def test_the_view_is_held_until_all_before_it_is_answered(talk: Talk, data: bytes) -> None:
+    talk.forwards(m.query("select 1"))
+    assert talk.read(data) == Step(rest=data, hold=True)
+    talk.done()
+    step = talk.read(data)
+    assert step is not None
+    assert step.local.endswith(m.ready())
+
+
+@pytest.mark.parametrize("data", [m.query(VIEW), m.unit(VIEW)], ids=m.kinds)
+@pytest.mark.parametrize("before", [m.query("select 1"), m.unit("select 1") * 2, m.query(SIMPLE), m.SYNC])
+def test_the_view_in_one_piece_with_what_comes_before_it(talk: Talk, before: bytes, data: bytes) -> None:
+    step = talk.read(before + data)
+    assert step is not None
+    assert (step.forward, step.rest) == (before, data)
+    assert talk.read(data) == Step(rest=data, hold=True)
+
+
+def test_a_prepared_view_in_a_pipeline(talk: Talk) -> None:
+    talk.read(m.parse(VIEW, "v") + m.SYNC)
+    asks = m.bind(statement="v") + m.execute() + m.SYNC
+    step = talk.read(m.query("select 1") + asks)
+    assert step == Step(forward=m.query("select 1"), rest=asks)
+
+
+def test_in_a_failed_transaction_the_view_is_the_servers_matter() -> None:
+    Talk(status=BROKEN).forwards(m.query(VIEW))
+
+
+def test_in_the_middle_of_a_unit_the_view_is_the_servers_matter(talk: Talk) -> None:
+    talk.forwards(m.parse("select 1"), m.FLUSH)
+    talk.forwards(m.parse(VIEW, "v"), m.SYNC)
+
+
+def test_an_unnamed_view_is_replaced_by_a_write_that_is_batched(talk: Talk) -> None:
+    talk.read(m.unit(VIEW))
+    talk.batches(UNNAMED)
+    assert talk.batches(bound("")).local == b""
+    talk.read(m.unit(VIEW))
+    step = talk.read(m.bind() + m.execute() + m.SYNC)
+    assert step is not None
+    assert m.kinds(step.local) == "2DDDDDDCZ"
+
+
+def test_after_a_copy_in_the_extended_protocol_nobody_waits_for_ever(talk: Talk) -> None:
+    talk.forwards(m.unit("copy t from stdin"))
+    talk.session.copy_began()
+    talk.forwards(m.COPY_DONE, m.SYNC)
+    talk.done()
+    for data in (m.query(VIEW), m.unit(VIEW)):
+        step = talk.read(data)
+        assert step is not None
+        assert step.local.endswith(m.ready())
+
+
+def test_what_the_view_says(talk: Talk) -> None:
+    assert (talk.view()["Backend"], talk.view()["Shard"]) == ("none", "main")
+    talk.forwards(m.query("select 1"))
+    talk.done()
+    assert talk.view()["Backend"] == "primary"
+    talk.batches(m.query(SIMPLE))
+    assert (talk.view()["Backend"], talk.view()["LastBatchSize"]) == ("write-batch", "2")
+    talk.forwards(m.unit("select 1"))
+    assert (talk.view()["Backend"], talk.view()["LastBatchSize"]) == ("primary", "")
