@@ -11,11 +11,11 @@ from collections.abc import Callable, Set
 from dataclasses import dataclass
 from random import Random
 
-from tests.books.judge import judge
+from tests.books.judge import ends, judge
 from tests.books.ledger import Entry, Ledger, Outcome, Write
 from tests.books.phrasing import phrase
 from tests.books.program import Program
-from tests.books.wire import Conversation, cancel, connect
+from tests.books.wire import Conversation, Reply, cancel, connect
 
 CANCELED = "57014"
 SERIALIZATION = "40001"
@@ -80,7 +80,7 @@ class Client:
         if said.prepare:
             prepared = await talk.ask(said.prepare)
             if prepared.lost or prepared.errors:
-                self._prepare_failed(talk, [error["C"] for error in prepared.errors])
+                self._prepare_failed(talk, prepared)
                 return
         fate = self._chance.random()
         habits = self._habits
@@ -95,10 +95,11 @@ class Client:
         else:
             await self._ask(talk, write, said.raw)
 
-    def _prepare_failed(self, talk: Conversation, states: list[str]) -> None:
-        """It is of no use any more; a timeout may hit a Parse as well."""
+    def _prepare_failed(self, talk: Conversation, reply: Reply) -> None:
+        """The session is over; or nearly: a statement timeout may hit a Parse as well."""
         talk.abort()
-        if not (talk.lost or set(states) <= BROUGHT_ON.get(self.user, frozenset())):
+        states = {error["C"] for error in reply.errors}
+        if not (reply.lost or ends(reply) or states <= BROUGHT_ON.get(self.user, frozenset())):
             self._ledger.problems.append(f"preparing failed: {states}")
 
     async def _ask(self, talk: Conversation, write: Write, raw: bytes, excused: Set[str] = frozenset()) -> None:

@@ -47,11 +47,8 @@ class Report:
     ledger: Ledger
     seconds: float
     problems: list[str]
-    methods: Counter[str] = field(default_factory=Counter)
-    """Transactions of the last proxy, by how it executed them."""
-    batched: float = 0
-    """Writes that the last proxy executed in company."""
-    retried: float = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    """See `Site.counts`; and ``deadlocks``."""
 
     def text(self) -> str:
         """For people."""
@@ -60,8 +57,7 @@ class Report:
         lines = [f"{total} writes in {self.seconds:.1f} s, {total / self.seconds:.0f} a second"]
         lines.append("  ".join(f"{outcome.value}: {count}" for outcome, count in ledger.outcomes().items()))
         lines.append("  ".join(f"{state}: {count}" for state, count in sorted(ledger.sqlstates().items())))
-        lines.append("  ".join(f"{method}: {count}" for method, count in self.methods.items()))
-        lines.append(f"in company: {self.batched:.0f}  again: {self.retried:.0f}")
+        lines.append("  ".join(f"{what}: {count}" for what, count in self.counts.items()))
         for page, counts in ledger.pages().items():
             numbers = "  ".join(f"{outcome.value} {counts[outcome]:6}" for outcome in Outcome)
             lines.append(f"  {page:12} {numbers}")
@@ -82,8 +78,8 @@ def run(plan: Plan, folder: Path) -> Report:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_write(plan, site, ledger))
         seconds = time.monotonic() - began
-        report = Report(ledger, seconds, ledger.problems)
-        _count(report, site)
+        report = Report(ledger, seconds, ledger.problems, site.counts())
+        report.counts["deadlocks"] = site.deadlocks()
         site.wait_until_quiet()
         with site.connect() as connection:
             report.problems += audit(connection, ledger)
@@ -122,11 +118,3 @@ async def _watch(clients: Sequence[Client]) -> None:
         for client in clients:
             if client.talk is not None:
                 client.talk.give_up(time.monotonic() - PATIENCE_S)
-
-
-def _count(report: Report, site: Site) -> None:
-    page = site.metrics()
-    methods = ("single", "prepared", "merged", "transaction")
-    report.methods.update({name: int(page.total("write_batch_method_total", method=name)) for name in methods})
-    report.batched = page.total("write_batched_total")
-    report.retried = page.total("write_batch_retries_total")

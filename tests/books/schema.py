@@ -122,7 +122,9 @@ COLLIDING = ("keyed", "paired", "postponed")
 
 def roles() -> str:
     """The users; superusers, so that nothing else is in their way. They belong to the server, not to the database."""
-    return "".join(f"CREATE ROLE {role} LOGIN SUPERUSER; ALTER ROLE {role} SET {what};\n" for role, what in ROLES.items())
+    return "".join(
+        f"CREATE ROLE {role} LOGIN SUPERUSER; ALTER ROLE {role} SET {what};\n" for role, what in ROLES.items()
+    )
 
 
 def tallies(clients: int) -> str:

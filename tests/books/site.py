@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from random import Random
 from types import TracebackType
 from typing import Any
 
-import psutil
 import psycopg
 
-from tests.integration.metrics import Page, scrape
+from tests.integration.metrics import scrape
 from tests.integration.waiting import wait_for
 from tests.proxies import RunningProxy, start_proxy
 from tqdbproxy.embedded import EmbeddedServer
@@ -25,6 +25,7 @@ DATABASE = "postgres"
 CLIENTS = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
 CONF = ("deadlock_timeout = 15ms", "max_wal_size = 4GB", "log_min_messages = fatal")
 QUIET_S = 60.0
+METHODS = ("single", "prepared", "merged", "transaction")
 
 
 class Site:
@@ -35,6 +36,7 @@ class Site:
         self.proxies: list[RunningProxy] = []
         self._folder = folder
         self._text = text
+        self._counts: Counter[str] = Counter()
 
     def __enter__(self) -> Site:
         self.server.start()
@@ -61,9 +63,21 @@ class Site:
         """What all proxies have logged."""
         return "".join(proxy.log for proxy in self.proxies)
 
-    def metrics(self) -> Page:
-        """Of the proxy that runs now."""
-        return scrape(self.proxies[-1])
+    def counts(self) -> Counter[str]:
+        """What the proxies have counted: transactions by method, writes in company and again."""
+        return self._counts + self._now()
+
+    def _now(self) -> Counter[str]:
+        page = scrape(self.proxies[-1])
+        counts = {name: int(page.total("write_batch_method_total", method=name)) for name in METHODS}
+        counts |= {name: int(page.total(f"write_{name}_total")) for name in ("batched", "batch_retries")}
+        return Counter(counts)
+
+    def deadlocks(self) -> int:
+        """How many the server has broken up since it last lost its statistics."""
+        with self.connect() as connection:
+            row = connection.execute("SELECT sum(deadlocks)::int FROM pg_stat_database").fetchone()
+        return row[0] if row else 0
 
     def start_proxy(self) -> None:
         folder = self._folder / f"proxy{len(self.proxies)}"
@@ -72,6 +86,7 @@ class Site:
 
     def replace_proxy(self, number: int) -> None:
         """End it with this signal and start another one."""
+        self._counts += self._now()
         self.proxies[-1].stop(number)
         self.start_proxy()
 
@@ -88,10 +103,9 @@ class Site:
 
     def kill_one(self, chance: Random) -> None:
         """``kill -9`` of a server process: the server ends all others and recovers."""
-        children = psutil.Process(self.server.pid).children()
-        busy = [child.pid for child in children if "127.0.0.1(" in " ".join(child.cmdline())]
-        if busy:
-            os.kill(chance.choice(busy), signal.SIGKILL)
+        with suppress(psycopg.OperationalError, ProcessLookupError), self.connect() as connection:
+            pids = [row[0] for row in connection.execute(CLIENTS.encode())]
+            os.kill(chance.choice(pids), signal.SIGKILL)
 
     def wait_until_quiet(self) -> None:
         """Until no session is left that might still write."""

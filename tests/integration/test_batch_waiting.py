@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 import psycopg
-import pytest
 
 from tests.integration.metrics import Growth, scrape
 from tests.integration.test_batches import together
@@ -100,16 +99,28 @@ def test_groups_of_one_key_run_one_after_another(start_with: StartWith, wires: W
     assert (page.total("write_batch_size_count"), page.total("write_batch_size_sum")) == (2, 11)
 
 
-@pytest.mark.parametrize("setting", ["max_batch_size = 2", "max_batch_bytes = 2400"])
-def test_a_full_group_does_not_wait(start_with: StartWith, wires: Wires, setting: str) -> None:
-    proxy, ends = start_with(f"{PATIENT}{setting}\n")
-    ends.prepare("CREATE TABLE t (a text)")
-    six = wires(6, proxy.port, ends.database)
-    text = "x" * 1200
+def test_a_full_group_does_not_wait(start_with: StartWith, wires: Wires) -> None:
+    proxy, ends = start_with(f"{PATIENT}max_batch_size = 2\n")
+    ends.prepare("CREATE TABLE t (a int)")
     begun = time.monotonic()
-    together(six, [query(f"/* batch:20000 */ INSERT INTO t VALUES ('{text}')")] * 6)
+    together(wires(6, proxy.port, ends.database), [INSERT] * 6)
     assert time.monotonic() - begun < 10
     assert scrape(proxy).total("write_batch_closed_total", reason="full") == 3
+
+
+def test_a_batch_is_bounded_in_bytes(start_with: StartWith, wires: Wires) -> None:
+    """What doesn't fit any more waits for the next batch, at the longest for its window."""
+    proxy, ends = start_with(f"{PATIENT}max_batch_bytes = 4000\n")
+    ends.prepare("CREATE TABLE t (a text)")
+    text = "x" * 1200
+    begun = time.monotonic()
+    insert = query(f"/* batch:500 */ INSERT INTO t VALUES ('{text}')")
+    together(wires(9, proxy.port, ends.database), [insert] * 9)
+    assert time.monotonic() - begun < 5
+    page = scrape(proxy)
+    assert page.total("write_batch_closed_total", reason="full") >= 2
+    assert page.total("write_batch_size_bucket", le="5.0") == page.total("write_batch_size_count") >= 3
+    assert page.total("write_batch_size_sum") == 9
 
 
 def test_a_write_larger_than_any_batch_is_forwarded(start_with: StartWith, wires: Wires) -> None:

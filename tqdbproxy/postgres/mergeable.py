@@ -67,12 +67,12 @@ def mergeable(sql: bytes, parse: ParseTree) -> Mergeable | None:
     if not places:
         return None
     try:
-        tree = parse(sql)[0]
+        tree, encoding = parse(sql)
         insert = tree[0]["stmt"]["InsertStmt"]
         if not _is_plain(insert):
             return None
         for place in reversed(places):
-            found = _apart(sql, place, _quoted(insert["relation"]))
+            found = _apart(sql, place, _quoted(insert["relation"], encoding))
             if found is not None and _same(parse(found.rows(2))[0], tree, found.parameters):
                 return found
     except Exception:
@@ -126,9 +126,9 @@ def _apart(sql: bytes, place: int, table: bytes) -> Mergeable | None:
     return Mergeable(table, sql[:place], tuple(pieces[::2]), numbers)
 
 
-def _quoted(relation: Node) -> bytes:
+def _quoted(relation: Node, encoding: str) -> bytes:
     names = [relation[key] for key in ("schemaname", "relname") if key in relation]
-    return ".".join('"' + name.replace('"', '""') + '"' for name in names).encode()
+    return ".".join('"' + name.replace('"', '""') + '"' for name in names).encode(encoding)
 
 
 def _same(merged: list[Node], single: list[Node], parameters: int) -> bool:

@@ -9,7 +9,6 @@ that have gone (``docs/decisions/windows.rst`` has the measurements).
 from __future__ import annotations
 
 from collections.abc import Hashable
-from math import ceil
 
 GENERATION_S = 0.5
 
@@ -44,4 +43,4 @@ class RecentWriters:
 
 def quorum_reached(waiting: int, recent: int, quorum: float | None) -> bool:
     """Whether ``waiting`` writes are enough company, given how many writers there were lately."""
-    return quorum is not None and waiting >= max(1, ceil(quorum * recent))
+    return quorum is not None and waiting >= quorum * recent and waiting > 0

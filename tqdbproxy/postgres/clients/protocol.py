@@ -44,6 +44,8 @@ class SessionProtocol:
         self._refuse = refuse
         self._forward: Callable[[bytes], None] = server.transport.write
         self._read = session.read
+        self._write: Callable[[bytes], None] = transport.write
+        self._now = hub.clock.seconds
         self._kept = b""
         self._waiting: Write | None = None
         self._alone: list[tuple[int, Callable[[], None]]] = []
@@ -134,8 +136,10 @@ class SessionProtocol:
         """The write that left the forward lane has its result."""
         self._waiting = None
         if isinstance(result, Replied):
-            self._session.batched(write.unit, result.company, self._hub.clock.seconds() - write.arrived)
+            self._session.batched(write.unit, result.company, self._now() - write.arrived)
             self._write(result.reply)
+            if not (self._kept or self._ending):
+                return
         elif isinstance(result, Alone):
             self._forward_alone(write, result.company, None)
             self._alone.append((self._session.sent, partial(result.finished.callback, None)))
@@ -186,6 +190,7 @@ class SessionProtocol:
     def client_lost(self) -> None:
         """The client is gone. What it has sent is executed, as its server would have done."""
         self._client_gone = self._half_closed = True
+        self._write = _drop
         if self._waiting is None:
             self._server.orphan(mid_message=self._session.mid_message)
 
@@ -215,10 +220,11 @@ class SessionProtocol:
         elif self._draining and self._session.idle:
             self._refuse(Stopped("terminating connection due to administrator command"))
 
-    def _write(self, data: bytes) -> None:
-        if not self._client_gone:
-            self._transport.write(data)
+    @property
+    def _ending(self) -> bool:
+        """Something has happened after which the session ends as soon as nothing is under way."""
+        return self._half_closed or self._server_gone or self._client_gone or self._draining
 
 
 def _drop(_data: bytes) -> None:
-    """There is no server any more."""
+    """Nobody is there any more."""

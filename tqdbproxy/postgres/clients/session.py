@@ -63,7 +63,9 @@ class Session(Walk):
             return None
         unit.counts = again.counts
         unit.counts.queries += 1
-        return Step(b"", b"", unit, again.key, again.window_s)
+        step = again.step  # taken at once, so one object serves again and again
+        step.unit = unit
+        return step
 
     def _begin(self, data: bytes) -> Step | None:
         """A unit begins with ``data``; `PASS_ON` if it is for the forward lane's walk."""

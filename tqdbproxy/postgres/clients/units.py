@@ -17,6 +17,7 @@ from tqdbproxy.core.metrics import CallerCounts
 from tqdbproxy.core.routing import Rules
 from tqdbproxy.core.statement import BatchKey
 from tqdbproxy.postgres.clients.prepared import Prepared
+from tqdbproxy.postgres.clients.steps import Step
 from tqdbproxy.postgres.framing import HEADER_SIZE, FramingError, end_of_frame, length_at, text_at
 from tqdbproxy.postgres.messages import BIND, CLOSE, DESCRIBE, EXECUTE, PARSE, SYNC, TERMINATE, Bind, Parse
 from tqdbproxy.postgres.sql import Text, Texts
@@ -130,7 +131,7 @@ def _unit(raw: bytes, places: dict[int, tuple[int, int]], texts: Texts, prepared
 class SimplePattern:
     """A Query whose constants became parameters, to recognize the next one that differs in these only."""
 
-    __slots__ = ("_like", "_unit", "counts", "key", "ready", "rules", "window_s")
+    __slots__ = ("_like", "_unit", "counts", "key", "ready", "rules", "step")
 
     def __init__(self, unit: Unit | None = None) -> None:
         """``unit`` None: a pattern that nothing matches."""
@@ -140,7 +141,8 @@ class SimplePattern:
 
     def batched(self, key: BatchKey, window_s: float, counts: CallerCounts, rules: Rules) -> None:
         """See `Pattern.batched`."""
-        self.key, self.window_s, self.counts, self.rules = key, window_s, counts, rules
+        self.key, self.counts, self.rules = key, counts, rules
+        self.step = Step(key=key, window_s=window_s)
         self.ready = self._like is not None
 
     def match(self, data: bytes) -> Unit | None:
@@ -169,7 +171,7 @@ class Pattern:
         "key",
         "ready",
         "rules",
-        "window_s",
+        "step",
     )
 
     def __init__(self, unit: Unit | None, prepared: Prepared | None) -> None:
@@ -190,7 +192,8 @@ class Pattern:
 
     def batched(self, key: BatchKey, window_s: float, counts: CallerCounts, rules: Rules) -> None:
         """How the unit was decided about, under these rules; its like, from the same session, is decided the same."""
-        self.key, self.window_s, self.counts, self.rules = key, window_s, counts, rules
+        self.key, self.counts, self.rules = key, counts, rules
+        self.step = Step(key=key, window_s=window_s)
         self.ready = True
 
     def match(self, data: bytes, prepared: Prepared) -> Unit | None:
