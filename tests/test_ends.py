@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
 from tests import builders as m
-from tests.exchanges import ANSWER, KEPT, REPLY, scripted, session, two, write
+from tests.exchanges import ANSWER, KEPT, REPLY, VIEW, scripted, session, two, write
 from tests.peers import Client, World
 
 # Cancel
@@ -99,6 +99,21 @@ def test_a_client_that_half_closes_while_it_waits() -> None:
     world.pass_time(0.05)
     assert client.hears() == REPLY
     assert client.transport.lost
+
+
+def test_a_client_that_half_closes_while_its_question_is_held() -> None:
+    client = session(scripted())
+    client.sends(m.query("select 1"))
+    client.sends(VIEW)
+    client.closes(half=True)
+    client.says()
+    assert client.wire is not None
+    client.transport.resumeProducing()  # as backpressure does it
+    client.says()
+    assert not client.wire.eof_sent
+    reply = client.answers(m.complete("SELECT 1"), m.ready())
+    assert m.kinds(reply) == "CZTDDDDDDCZ"
+    assert client.wire.lost
 
 
 def test_a_server_that_is_lost_while_its_session_waits() -> None:

@@ -153,6 +153,12 @@ def test_what_does_not_concern_it(data: bytes) -> None:
     assert not view.asking
 
 
+def test_portals_end_with_their_unit() -> None:
+    view = LocalView()
+    ask(view, m.parse(VIEW, "v"), m.bind(statement="v", portal="p"), m.SYNC)
+    assert m.kinds(ask(view, m.describe_statement("v"), m.execute("p"), m.SYNC)) == "tTEZ"
+
+
 def test_a_name_that_is_another_statement_now() -> None:
     view = LocalView()
     ask(view, m.parse(VIEW, "v"), m.SYNC)

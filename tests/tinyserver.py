@@ -99,11 +99,15 @@ class TinyServer:
         if kind == "S":
             return self._sync()
         if kind == "Q":
-            return self._query(body[:-1]) + self._ready()
+            out = self._query(body[:-1])
+            return out if self._copying else out + self._ready()
         if kind == "F":
             return m.message(b"V", b"\xff\xff\xff\xff") + self._ready()
         if self._skipping or kind not in self._does:
             return b""
+        return self._extended(kind, body)
+
+    def _extended(self, kind: str, body: bytes) -> bytes:
         out: list[bytes] = []
         try:
             out.extend(self._does[kind](body))

@@ -142,7 +142,9 @@ class Wire(asyncio.Protocol):
 
     def loseWriteConnection(self) -> bool:
         """Send an end of file after what is queued, go on reading; False where the transport (TLS) can't."""
-        if self._inner.is_closing() or not self._inner.can_write_eof():
+        if self._inner.is_closing():
+            return True  # it is on its way; to write to it now raises if an end of file was sent before
+        if not self._inner.can_write_eof():
             return False
         self._inner.write_eof()
         return True

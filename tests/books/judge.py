@@ -13,8 +13,8 @@ from tests.books.wire import Reply
 
 UNKNOWN_TO_US = "08007"
 SEVERE = frozenset({"FATAL", "PANIC"})
-CRASH_SHUTDOWN = "57P02"
-"""Of the warning with which a server process ends because another one has crashed; it may come at any time."""
+LAST_WORDS = frozenset({"57P01", "57P02"})
+"""Of the warning with which a server process ends because all of them have to; it may come at any time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def _wrong_success(write: Write, reply: Reply) -> str:
         return f"its tag is {reply.tags}"
     if not _fits(reply.rows, write.row):
         return f"its rows are {reply.rows}"
-    told = [notice["M"] for notice in reply.notices if notice["C"] != CRASH_SHUTDOWN]
+    told = [notice["M"] for notice in reply.notices if notice["C"] not in LAST_WORDS]
     if told != ([write.words] if write.notice else []):
         return f"its notices are {told}"
     return ""

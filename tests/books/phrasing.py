@@ -14,6 +14,9 @@ from tests.books.ledger import Write
 from tests.integration import wire
 
 INT8, TEXT = 20, 25
+Prepared = dict[tuple[str, bool], str]
+"""Names of a connection's statements, by their text and whether their parameters are binary."""
+
 PLACE = re.compile(r"\$(\d)")
 
 
@@ -33,10 +36,10 @@ class Phrase:
     raw: bytes
 
 
-def phrase(write: Write, hint: str, way: Way, prepared: dict[str, str], *, binary: bool, behind: bool) -> Phrase:
+def phrase(write: Write, hint: str, way: Way, prepared: Prepared, *, binary: bool, behind: bool) -> Phrase:
     """The bytes for ``write``.
 
-    :param prepared: names of the connection's statements by their text; a new one is added.
+    :param prepared: a new statement's name is added.
     :param behind: the hint stands behind the statement.
     """
     text = f"{write.sql} {hint}" if behind else f"{hint} {write.sql}"
@@ -46,9 +49,9 @@ def phrase(write: Write, hint: str, way: Way, prepared: dict[str, str], *, binar
     types = [INT8 if isinstance(value, int) else TEXT for value in write.values] if binary else []
     name, prepare = "", b""
     if way is Way.NAMED:
-        name = prepared.get(text, "")
+        name = prepared.get((text, binary), "")
         if not name:
-            name = prepared[text] = f"s{len(prepared)}"
+            name = prepared[text, binary] = f"s{len(prepared)}"
             prepare = wire.parse(text, name, types) + wire.describe(name, "S") + wire.SYNC
     parts = [wire.parse(text, types=types)] if way is Way.UNNAMED else []
     parts.append(_bind(write, name, binary=binary))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from tests.books.ledger import Row
+from tests.books.phrasing import Prepared
 from tests.integration import wire
 from tests.proxies import HOST
 
@@ -41,7 +42,7 @@ class Conversation(asyncio.Protocol):
         self.stray = 0
         self.key = b""
         self.asked_at = 0.0
-        self.prepared: dict[str, str] = {}
+        self.prepared: Prepared = {}
         self.ended = asyncio.get_running_loop().create_future()
         self._unread = b""
         self._reply = Reply()

@@ -111,7 +111,9 @@ def test_hinted_writes_of_many_connections(ends: Ends) -> None:
     ends.prepare("CREATE TABLE t (id serial PRIMARY KEY, who int, n int)")
 
     async def write(who: int) -> list[int]:
-        connection = await asyncpg.connect(host="127.0.0.1", port=ends.proxied_port, user="postgres", database=ends.database)
+        connection = await asyncpg.connect(
+            host="127.0.0.1", port=ends.proxied_port, user="postgres", database=ends.database
+        )
         insert = "/* batch:5 */ INSERT INTO t (who, n) VALUES ($1, $2) RETURNING id"
         try:
             return [await connection.fetchval(insert, who, n) for n in range(50)]

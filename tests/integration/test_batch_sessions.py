@@ -21,7 +21,9 @@ UNKNOWABLE = {
     "SET in a text with others": [query("SELECT 1; SET work_mem = '5MB'; SELECT 2")],
     "SET in a pipeline": [parse("SET work_mem = '5MB'") + bind() + execute() + parse("SELECT 1") + bind() + SYNC],
     "set_config": [query("SELECT set_config('work_mem', '5MB', false)")],
-    "set_config with parameters": [parse("SELECT set_config($1, $2, false)") + bind("work_mem", "5MB") + execute() + SYNC],
+    "set_config with parameters": [
+        parse("SELECT set_config($1, $2, false)") + bind("work_mem", "5MB") + execute() + SYNC
+    ],
     "an UPDATE of pg_settings": [query("UPDATE pg_settings SET setting = '5120' WHERE name = 'work_mem'")],
     "SET ROLE": [query("SET ROLE other")],
     "SET SESSION AUTHORIZATION": [query("SET SESSION AUTHORIZATION other")],

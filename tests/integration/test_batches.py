@@ -113,7 +113,9 @@ def test_tags_and_rows_are_ones_own(start_with: StartWith, wires: Wires, ask: Ca
     grown = Growth(proxy)
     answers = together(six, [ask(f"{HINT} UPDATE t SET b = b + 1 WHERE a < $1", n) for n in range(6)])
     assert [answer[-2].body for answer in answers] == [b"UPDATE %d\0" % (2 * n) for n in range(6)]
-    answers = together(six, [ask(f"{HINT} DELETE FROM t WHERE a = $1 AND a > 1 RETURNING b - b, a", n) for n in range(6)])
+    answers = together(
+        six, [ask(f"{HINT} DELETE FROM t WHERE a = $1 AND a > 1 RETURNING b - b, a", n) for n in range(6)]
+    )
     assert [kinds(answer).count("D") for answer in answers] == [0, 0, 2, 2, 2, 2]
     for n, answer in enumerate(answers):
         row = b"".join(struct.pack("!I", 1) + digit for digit in (b"0", b"%d" % n))

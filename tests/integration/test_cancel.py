@@ -71,9 +71,7 @@ def test_a_waiting_write_is_taken_out(start_with: Callable[[str], tuple[RunningP
     ends.prepare("CREATE TABLE t (a int)")
     with psycopg.connect(ends.proxied, autocommit=True) as connection:
         for text, parameters in (("VALUES (1)", None), ("VALUES (%s)", (1,))):
-            waits = later(
-                connection, lambda: scrape(proxy).total("clients", state="waiting"), connection.cancel_safe
-            )
+            waits = later(connection, lambda: scrape(proxy).total("clients", state="waiting"), connection.cancel_safe)
             begun = time.monotonic()
             with pytest.raises(psycopg.errors.QueryCanceled, match="canceling statement due to user request"):
                 connection.execute(f"/* batch:60000 */ INSERT INTO t {text}".encode(), parameters)

@@ -92,9 +92,7 @@ def test_a_refusal_has_the_servers_own_words(ends: Ends) -> None:
 
 
 @pytest.mark.parametrize("end", ["kill -9", "fast", "immediate"])
-def test_a_server_that_ends_in_mid_query(
-    doomed: EmbeddedServer, start: Callable[..., RunningProxy], end: str
-) -> None:
+def test_a_server_that_ends_in_mid_query(doomed: EmbeddedServer, start: Callable[..., RunningProxy], end: str) -> None:
     proxy = start(f"{doomed.host}:{doomed.port}")
     with psycopg.connect(doomed.dsn(), autocommit=True) as direct:
         direct.execute("CREATE TABLE t (a int)")

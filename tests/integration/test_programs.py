@@ -97,7 +97,9 @@ def test_pgbench_with_hinted_writes(postgres: EmbeddedServer, ends: Ends, tmp_pa
 
 
 def test_pg_dump(postgres: EmbeddedServer, ends: Ends) -> None:
-    ends.prepare("CREATE TABLE t (a int, b text)", "INSERT INTO t SELECT n, repeat('x', n) FROM generate_series(1, 500) n")
+    ends.prepare(
+        "CREATE TABLE t (a int, b text)", "INSERT INTO t SELECT n, repeat('x', n) FROM generate_series(1, 500) n"
+    )
     dump = ["--no-comments", "--restrict-key=x"]
     direct, proxied = (
         run(postgres.tool("pg_dump"), *dump, port=port, database=ends.database)

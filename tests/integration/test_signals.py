@@ -80,7 +80,9 @@ def test_a_transaction_gets_its_time_and_no_more(start_with: StartWith) -> None:
         assert last_words(wire) == STOPPED
         assert 0.4 < time.monotonic() - begun < 5
         # What it was doing is cancelled, and not left to itself: it may hear that first.
-        assert [code for frame in busy.to_end() if frame.kind == "E" and (code := frame.fields()["C"]) != "57014"] == ["57P01"]
+        assert [code for frame in busy.to_end() if frame.kind == "E" and (code := frame.fields()["C"]) != "57014"] == [
+            "57P01"
+        ]
     _ended(proxy, signal.SIGTERM)
     assert ends.ask("SELECT count(*) FROM t") == [(0,)]
     wait_for(lambda: ends.ask("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()") == [(1,)])
@@ -130,7 +132,12 @@ def test_reloading(start_with: StartWith) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["[limits]\nmax_clients = many\n", "[limits]\nmaximum = 5\n", "[limits\n", "[postgres]\ntls = allow\ntls_cert = x\n"],
+    [
+        "[limits]\nmax_clients = many\n",
+        "[limits]\nmaximum = 5\n",
+        "[limits\n",
+        "[postgres]\ntls = allow\ntls_cert = x\n",
+    ],
 )
 def test_a_bad_configuration_is_not_taken(start_with: StartWith, text: str) -> None:
     proxy, ends = start_with("[limits]\nmax_clients = 1\n")

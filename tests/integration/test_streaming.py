@@ -99,7 +99,9 @@ def test_a_slow_reader_makes_the_server_wait(fresh: tuple[RunningProxy, Ends]) -
     proxy, ends = fresh
     with Wire(ends.proxied_port, receive_buffer=CHUNK).start(ends.database) as wire, Memory(proxy) as memory:
         wire.send(query(f"COPY (SELECT repeat('x', 1023) FROM generate_series(1, {SIZE >> 10})) TO STDOUT"))
-        stuck = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'ClientWrite' AND state_change < now() - '1s'::interval"
+        stuck = (
+            "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'ClientWrite' AND state_change < now() - '1s'::interval"
+        )
         wait_for(lambda: ends.ask(stuck))
         with psycopg.connect(ends.proxied) as other:
             assert other.execute("SELECT 1").fetchone() == (1,)

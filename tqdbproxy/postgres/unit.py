@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
+from tqdbproxy.core.statement import BatchKey, Identity
+from tqdbproxy.core.writebatch.types import Result, Write
 from tqdbproxy.postgres.messages import (
     BIND_COMPLETE_FRAME,
     CLOSE_COMPLETE_FRAME,
@@ -37,8 +39,15 @@ class Asked(NamedTuple):
     formats: bytes = b""
 
 
-class Unit:
-    """One statement between two Syncs, or one Query.
+NO_KEY = BatchKey(Identity("", b"", b"", ()), None)
+"""Of a unit that isn't meant for a batch."""
+
+
+class Unit(Write):
+    """One statement between two Syncs, or one Query; when it leaves the forward lane, a `Write` that waits.
+
+    ``key``, ``window_s``, ``writer`` and ``server`` are set when it does. (One object for both roles: a batched write
+    makes as few objects as it can.)
 
     :param raw: the unit as the client sent it; what the forward lane sends if it comes to that.
     :param sql: what to Parse in a batch; ``text.stripped`` if it isn't given.
@@ -58,10 +67,8 @@ class Unit:
         "raw",
         "server",
         "simple",
-        "size",
         "sql",
         "tail",
-        "template",
         "text",
         "types",
     )
@@ -83,8 +90,7 @@ class Unit:
         self.raw = raw
         self.text = text
         self.sql = text.stripped if sql is None else sql
-        self.template: Hashable = (self.sql, types)
-        """What two units must have in common to be executed with one prepared statement."""
+        super().__init__(NO_KEY, (self.sql, types), len(tail) + len(self.sql), 0.0, None)
         self.types = types
         self.tail = tail
         self.limit = limit
@@ -92,8 +98,6 @@ class Unit:
         self.describe = describe
         self.close = close
         self.simple = simple
-        self.size = len(tail) + len(self.sql)
-        """Bytes that it adds to a batch."""
         self.counts: Any = None
         """What its caller is counted on."""
         self.server: Any = None
@@ -114,8 +118,19 @@ class Unit:
         unit.close = self.close
         unit.simple = self.simple
         unit.size = len(tail) + len(self.sql)
-        unit.server = unit.counts = None
+        unit.key = self.key
+        unit.window_s = self.window_s
+        unit.counts = self.counts
         return unit
+
+    @property
+    def unit(self) -> Unit:
+        """Itself: the wire executes units."""
+        return self
+
+    def answered(self, result: Result) -> None:
+        """See `Write.answered`: its session's protocol, the ``writer``, takes the result."""
+        self.writer.answered(result, self)  # type: ignore[attr-defined]
 
     def asks(self) -> Asked | None:
         """What the server has to describe for its reply; a statement that returns nothing needs no question."""

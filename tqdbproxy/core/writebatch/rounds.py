@@ -84,13 +84,14 @@ class Batch:
         # The next batch first: the server works on it while the clients of this one are answered.
         self._finished.callback(None)
         replied = Replied(b"", company)
+        answer = self._answer
         for write, reply in zip(self._writes, outcome.replies, strict=True):
             if reply is None:
                 self._leave([write])
                 continue
             if reply is not replied.reply:  # most get the same bytes
                 replied = Replied(reply, company)
-            self._answer(write, replied)
+            answer(write, replied)
 
     def _retry(self, failed: int) -> None:
         """Execute the failed member alone and the others again, as long as there are rounds and others."""

@@ -25,20 +25,25 @@ class Write:
     :param unit: what the wire needs to execute it; the core doesn't look inside.
     """
 
-    __slots__ = ("_done", "_result", "arrived", "key", "size", "template", "unit", "window_s", "writer")
+    __slots__ = ("_done", "_result", "_unit", "arrived", "key", "size", "template", "window_s", "writer")
 
     def __init__(
-        self, key: BatchKey, template: Hashable, size: int, window_s: float, writer: Hashable, unit: Any
+        self, key: BatchKey, template: Hashable, size: int, window_s: float, writer: Hashable, unit: Any = None
     ) -> None:
         self.key = key
         self.template = template
         self.size = size
         self.window_s = window_s
         self.writer = writer
-        self.unit = unit
+        self._unit = unit
         self.arrived = 0.0
         self._done: Deferred[Result] | None = None
         self._result: Result | None = None
+
+    @property
+    def unit(self) -> Any:
+        """What the wire needs to execute it."""
+        return self._unit
 
     @property
     def done(self) -> Deferred[Result]:

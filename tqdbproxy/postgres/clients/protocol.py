@@ -13,7 +13,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 
 from tqdbproxy.core.statement import Reason
-from tqdbproxy.core.writebatch.types import NO_COMPANY, Alone, Company, Replied, Result, Write
+from tqdbproxy.core.writebatch.types import NO_COMPANY, Alone, Company, Replied, Result
 from tqdbproxy.errors import ProtocolViolation, Stopped
 from tqdbproxy.postgres.clients import replies
 from tqdbproxy.postgres.clients.hub import Hub, ServerEnd
@@ -21,16 +21,7 @@ from tqdbproxy.postgres.clients.session import Session
 from tqdbproxy.postgres.clients.steps import Step
 from tqdbproxy.postgres.framing import FramingError
 from tqdbproxy.postgres.messages import ready_for_query
-
-
-class WaitingUnit(Write):
-    """A unit of a session's while it is out of the forward lane; its writer is the session's protocol."""
-
-    __slots__ = ()
-
-    def answered(self, result: Result) -> None:
-        """See `Write.answered`."""
-        self.writer.answered(result, self)  # type: ignore[attr-defined]
+from tqdbproxy.postgres.unit import Unit
 
 
 class SessionProtocol:
@@ -47,7 +38,7 @@ class SessionProtocol:
         self._write: Callable[[bytes], None] = transport.write
         self._now = hub.clock.seconds
         self._kept = b""
-        self._waiting: Write | None = None
+        self._waiting: Unit | None = None
         self._alone: list[tuple[int, Callable[[], None]]] = []
         """Units that the session executes for a batch of one: their numbers, and whom to tell when they are over."""
         self._held = False
@@ -125,23 +116,26 @@ class SessionProtocol:
                 self._resume()
             return
         unit.server = self._server
-        self._waiting = write = WaitingUnit(step.key, unit.template, unit.size, step.window_s, self, unit)
+        unit.writer = self
+        unit.key = step.key
+        unit.window_s = step.window_s
+        self._waiting = unit
         self._kept = step.rest
-        if not self._hub.batches.submit(write):
+        if not self._hub.batches.submit(unit):
             self._waiting = None
-            self._forward_alone(write, None, Reason.NO_CAPACITY)
+            self._forward_alone(unit, None, Reason.NO_CAPACITY)
             self._resume()
 
-    def answered(self, result: Result, write: Write) -> None:
+    def answered(self, result: Result, unit: Unit) -> None:
         """The write that left the forward lane has its result."""
         self._waiting = None
         if isinstance(result, Replied):
-            self._session.batched(write.unit, result.company, self._now() - write.arrived)
+            self._session.batched(unit, result.company, self._now() - unit.arrived)
             self._write(result.reply)
             if not (self._kept or self._ending):
                 return
         elif isinstance(result, Alone):
-            self._forward_alone(write, result.company, None)
+            self._forward_alone(unit, result.company, None)
             self._alone.append((self._session.sent, partial(result.finished.callback, None)))
             if self._server_gone:
                 self.server_lost()
@@ -149,9 +143,9 @@ class SessionProtocol:
             self._write(replies.failure(result) + ready_for_query(self._session.status))
         self._resume()
 
-    def _forward_alone(self, write: Write, company: Company | None, reason: Reason | None) -> None:
+    def _forward_alone(self, unit: Unit, company: Company | None, reason: Reason | None) -> None:
         """The session's own server executes the unit as if it had carried no hint."""
-        self._forward(self._session.forward_alone(write.unit, company, reason))
+        self._forward(self._session.forward_alone(unit, company, reason))
 
     @property
     def waiting(self) -> bool:

@@ -29,8 +29,13 @@ from tqdbproxy.postgres.servers.answers import Answer, Cutter, SameReplies
 from tqdbproxy.postgres.servers.statements import Statements
 from tqdbproxy.postgres.unit import NO_LIMIT, PORTAL, Asked, Unit
 
-STALE = frozenset({"26000", "0A000"})
-"""invalid_sql_statement_name; feature_not_supported ("cached plan must not change result type"): parse again."""
+STALE = frozenset({"26000", "0A000", "42804"})
+"""invalid_sql_statement_name; feature_not_supported ("cached plan must not change result type"); datatype_mismatch (a
+column has another type now, a parameter has not): parse again."""
+
+
+SYNTAX_OR_ACCESS = "42"
+"""Class of the errors that are found before any row is touched."""
 
 
 class Exchange(ABC):
@@ -52,10 +57,15 @@ class Exchange(ABC):
         self._last = b""
         self._walked = 0
         self.rest = b""
-        self._parts = [close_statement(name) for name in statements.surplus()]
+        self._closing = statements.surplus()
+        self._parts = [close_statement(name) for name in self._closing]
         self._compose()
         self._parts.append(SYNC_FRAME)
         self.request = b"".join(self._parts)
+
+    def discard(self) -> None:
+        """It is not going to be sent: what it would have closed is closed by another one."""
+        self._statements.later(self._closing)
 
     @abstractmethod
     def _compose(self) -> None:
@@ -189,7 +199,8 @@ class DescribeExchange(Exchange):
 class MergedExchange(Exchange):
     """Many-row INSERTs and their guard. If it fails, a `PreparedExchange` tells whose fault it was.
 
-    ``possible``: the members' parameters fit together; else there is nothing to send. ``refused``: the guard failed.
+    ``possible``: the members' parameters fit together; else there is nothing to send. ``refused``: the guard failed, or
+    the server doesn't like the text of it or of the many rows.
     """
 
     def __init__(self, units: Sequence[Unit], statements: Statements, mergeable: Mergeable) -> None:
@@ -228,7 +239,8 @@ class MergedExchange(Exchange):
         answer = Cutter((), ()).cut_tags(data)
         self._confirm(answer)
         if answer.sqlstate:
-            self.refused = answer.sqlstate == merging.DIVISION_BY_ZERO and len(answer.replies) == len(self._sizes)
+            guarded = answer.sqlstate == merging.DIVISION_BY_ZERO and len(answer.replies) == len(self._sizes)
+            self.refused = guarded or answer.sqlstate.startswith(SYNTAX_OR_ACCESS)
             return Failed(None)
         same = SameReplies()
         return Done([same.of(unit, INSERTED_ONE) for unit in self._units], Strategy.MERGED)

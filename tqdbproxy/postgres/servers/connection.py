@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.python.failure import Failure
 
@@ -39,6 +39,8 @@ WHOLE = frozenset({READY_FOR_QUERY, PARAMETER_STATUS})
 
 MARKED = frozenset({ERROR_RESPONSE, COPY_IN_RESPONSE, COPY_BOTH_RESPONSE})
 """Frames that matter by their type alone."""
+
+CLOSED = "the server closed the connection unexpectedly"
 
 PATIENCE = 1 << 20
 """Bytes that a server may say to a client that is gone, before its connection is given up."""
@@ -112,6 +114,8 @@ class ServerConnection(TwistedProtocol):
 
     def request_tls(self) -> Deferred[bool]:
         """Ask whether the server speaks TLS (manual, "SSL Session Encryption"). Fails with `ServerClosed`."""
+        if not self.alive:  # it was lost before anybody could wait for it
+            return fail(ServerClosed(CLOSED))
         self._tls_answer = Deferred()
         self.transport.write(SSL_REQUEST_PACKET)
         return self._tls_answer
@@ -159,7 +163,7 @@ class ServerConnection(TwistedProtocol):
         self.counts.connections -= 1
         for waiting in (self._tls_answer, self._logged_in):
             if waiting is not None:
-                waiting.errback(Failure(ServerClosed("the server closed the connection unexpectedly")))
+                waiting.errback(Failure(ServerClosed(CLOSED)))
         self._tls_answer = self._logged_in = None
         if self._outcome is not None:
             self._end_batch(Lost(sent=True))
@@ -167,6 +171,8 @@ class ServerConnection(TwistedProtocol):
 
     def log_in(self, message: StartupMessage, client_tls: bool, to_client: Callable[[bytes], None]) -> Deferred[Login]:
         """Send the client's start-up packet and relay until the server is ready; fails with `ServerClosed`."""
+        if not self.alive:
+            return fail(ServerClosed(CLOSED))
         self._login = Login(tls=client_tls or self.tls, tls_both=client_tls and self.tls)
         self._to_client = to_client
         self._logged_in = Deferred()

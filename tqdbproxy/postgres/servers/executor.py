@@ -6,6 +6,7 @@ The law of this module: what failed has changed nothing, so another strategy may
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -28,6 +29,19 @@ SMALLEST_MERGE = 4
 """Fewer rows than this aren't worth a guard, which costs the server as much as three of them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A group on the connection that it was lent. What is learned of a template holds for its ``identity`` only."""
+
+    units: Sequence[Unit]
+    identity: Hashable
+    connection: ServerConnection
+
+    def templates(self, one: bool) -> list[Unit]:
+        """A unit for each template; ``one``: there is only one."""
+        return list(self.units[:1] if one else {unit.template: unit for unit in self.units}.values())
+
+
 class BatchExecutor:
     """See `tqdbproxy.core.writebatch.executor.Executor`. ``merge``: whether inserts may be merged at all."""
 
@@ -48,70 +62,80 @@ class BatchExecutor:
         connection = lend(units)
         if connection is None:
             return succeed(Lost(sent=False))
-        if self._is_doubtful(units[0]):
-            describe = DescribeExchange(units[:1], connection.statements)
-            return connection.run(describe).addCallback(self._described, describe, units, connection)
-        return self._run(self._exchange(units, connection), units, connection)
+        key = writes[0].key
+        job = Job(units, key.identity, connection)
+        return self._begin(job, job.templates(one=key.template == units[0].template))
 
-    def _is_doubtful(self, unit: Unit) -> bool:
-        """Whether it isn't known yet what the server takes the lifted strings of a template for."""
+    def _begin(self, job: Job, templates: list[Unit]) -> Deferred[Outcome]:
+        """Describe the first of ``templates`` of which it isn't known what the server takes its strings for."""
+        for number, unit in enumerate(templates):
+            if self._is_doubtful(job, unit):
+                describe = DescribeExchange([unit], job.connection.statements)
+                return job.connection.run(describe).addCallback(self._described, describe, job, templates[number:])
+        return self._run(job, self._exchange(job))
+
+    def _is_doubtful(self, job: Job, unit: Unit) -> bool:
         lifted = unit.text.lifted
-        return lifted is not None and UNKNOWN_TYPE in lifted.types and unit.template not in self._described_templates
+        return (
+            lifted is not None
+            and UNKNOWN_TYPE in lifted.types
+            and (job.identity, unit.template) not in self._described_templates
+        )
 
     def _described(
-        self, outcome: Outcome, describe: DescribeExchange, units: Sequence[Unit], connection: ServerConnection
+        self, outcome: Outcome, describe: DescribeExchange, job: Job, templates: list[Unit]
     ) -> Outcome | Deferred[Outcome]:
         """A string for an interval column with fields means something else as a parameter: keep it a constant."""
-        if not isinstance(outcome, Done) or not connection.lendable:
+        if not isinstance(outcome, Done) or not job.connection.lendable:
             return outcome
         if INTERVAL in describe.types:
-            for unit in units:
-                self._keep_strings(unit.text)
+            self._keep_strings(templates[0].text)
             return Failed(None)
-        self._remember(self._described_templates, units[0].template, True)
-        return self._run(self._exchange(units, connection), units, connection)
+        self._remember(self._described_templates, (job.identity, templates[0].template), True)
+        return self._begin(job, templates[1:])
 
-    def _run(self, exchange: Exchange, units: Sequence[Unit], connection: ServerConnection) -> Deferred[Outcome]:
-        return connection.run(exchange).addCallback(self._ended, exchange, units, connection)
+    def _run(self, job: Job, exchange: Exchange) -> Deferred[Outcome]:
+        return job.connection.run(exchange).addCallback(self._ended, job, exchange)
 
-    def _ended(
-        self, outcome: Outcome, exchange: Exchange, units: Sequence[Unit], connection: ServerConnection
-    ) -> Outcome | Deferred[Outcome]:
+    def _ended(self, outcome: Outcome, job: Job, exchange: Exchange) -> Outcome | Deferred[Outcome]:
         """Once more if a statement was stale (what was stale is forgotten, so this ends), or if merging failed."""
-        if not isinstance(outcome, Failed) or not connection.lendable:
+        if not isinstance(outcome, Failed) or not job.connection.lendable:
             return outcome
         if exchange.stale:
-            return self._run(self._exchange(units, connection), units, connection)
+            return self._run(job, self._exchange(job))
         if isinstance(exchange, MergedExchange):
             if exchange.refused:
-                self._remember(self._refused, units[0].template, self._now() + REFUSED_S)
-            return self._run(PreparedExchange(units, connection.statements), units, connection)
+                self._remember(self._refused, (job.identity, job.units[0].template), self._now() + REFUSED_S)
+            return self._run(job, PreparedExchange(job.units, job.connection.statements))
         return outcome
 
-    def _exchange(self, units: Sequence[Unit], connection: ServerConnection) -> Exchange:
-        found = self._merges(units)
+    def _exchange(self, job: Job) -> Exchange:
+        statements = job.connection.statements
+        found = self._merges(job)
         if found is not None:
-            merged = MergedExchange(units, connection.statements, found)
+            merged = MergedExchange(job.units, statements, found)
             if merged.possible:
                 return merged
-        return PreparedExchange(units, connection.statements)
+            merged.discard()
+        return PreparedExchange(job.units, statements)
 
-    def _merges(self, units: Sequence[Unit]) -> Mergeable | None:
+    def _merges(self, job: Job) -> Mergeable | None:
         """How to merge these units, if their text, the configuration and their hints allow it."""
+        units = job.units
         template = units[0].template
         if len(units) < SMALLEST_MERGE or not self.merge or units[0].text.returning:
             return None
         if template not in self._mergeable:
             self._remember(self._mergeable, template, mergeable(units[0].sql, parse))
         found = self._mergeable[template]
-        if found is None or self._refused.get(template, 0.0) > self._now():
+        if found is None or self._refused.get((job.identity, template), 0.0) > self._now():
             return None
         return found if all(_may_be_merged(unit, template) for unit in units) else None
 
-    def _remember(self, where: dict[Hashable, Any], template: Hashable, what: object) -> None:
+    def _remember(self, where: dict[Hashable, Any], what: Hashable, value: object) -> None:
         if len(where) >= KEPT_TEMPLATES:
             where.clear()
-        where[template] = what
+        where[what] = value
 
 
 def _may_be_merged(unit: Unit, template: Hashable) -> bool:

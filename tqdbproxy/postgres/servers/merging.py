@@ -77,6 +77,32 @@ def piece_types(types: bytes, parameters: int, rows: int) -> bytes:
     return struct.pack("!H", parameters * rows) + row * rows
 
 
+def rows_of(units: Sequence[Unit], parameters: int) -> tuple[bytes, list[bytes]] | None:
+    """The members' parameter formats, and the parameters of each, all raw; None if they don't fit together.
+
+    The lengths inside are checked, so that nobody's parameters can reach into another's row.
+    """
+    first = parameters_of(units[0].tail, parameters)
+    if first is None:
+        return None
+    formats = first[0]
+    begin = len(formats) + 2
+    head = units[0].tail[:begin]
+    rows: list[bytes] = []
+    for unit in units:
+        tail = unit.tail
+        if not tail.startswith(head):
+            return None
+        at = begin
+        for _ in range(parameters):
+            size = length_at(tail, at)[0]
+            at += 4 if size == NULL else 4 + size
+        if at + 2 > len(tail):
+            return None
+        rows.append(tail[begin:at])
+    return formats, rows
+
+
 def parameters_of(tail: bytes, expected: int) -> tuple[bytes, bytes] | None:
     """A Bind's parameter formats and its parameters, both raw; None if there are not as many as expected.
 
@@ -98,22 +124,18 @@ def parameters_of(tail: bytes, expected: int) -> tuple[bytes, bytes] | None:
 
 def binds(units: Sequence[Unit], parameters: int, names: Sequence[bytes], sizes: Sequence[int]) -> list[bytes] | None:
     """One Bind frame for each piece; None if the members' parameters don't fit together."""
-    rows: list[bytes] = []
-    formats: bytes | None = None
     try:
-        for unit in units:
-            found = parameters_of(unit.tail, parameters)
-            if found is None or (formats is not None and found[0] != formats):
-                return None
-            formats = found[0]
-            rows.append(found[1])
+        found = rows_of(units, parameters)
     except (FramingError, struct.error):
         return None
+    if found is None:
+        return None
+    formats, rows = found
     frames: list[bytes] = []
     done = 0
     for name, size in zip(names, sizes, strict=True):
         body = b"".join(rows[done : done + size])
-        head = b"\0%b\0%b%b" % (name, _formats(formats or b"\0\0", size), struct.pack("!H", size * parameters))
+        head = b"\0%b\0%b%b" % (name, _formats(formats, size), struct.pack("!H", size * parameters))
         frames.append(HEADER.pack(b"B", len(head) + len(body) + 6) + head + body + b"\0\0")
         done += size
     return frames

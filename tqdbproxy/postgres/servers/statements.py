@@ -53,6 +53,10 @@ class Statements:
         surplus, self._retired = self._retired, []
         return surplus + [self._known.popitem(last=False)[1] for _ in range(len(self._known) - KEPT_STATEMENTS)]
 
+    def later(self, names: list[bytes]) -> None:
+        """These were surplus, but not closed after all."""
+        self._retired.extend(names)
+
     def retire(self) -> None:
         """The session's settings have changed: a constant in a statement may now mean something else."""
         self._retired.extend(self._known.values())
