@@ -69,6 +69,7 @@ class MetricsSettings:
 class LogSettings:
     """[log]. ``level`` is a name of twisted.logger.LogLevel."""
 
+    format: Literal["text", "json"]
     level: Literal["debug", "info", "warn", "error", "critical"]
 
 

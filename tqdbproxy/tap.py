@@ -7,13 +7,14 @@ What keeps the proxy from starting is said in one line on stderr, with exit stat
 from __future__ import annotations
 
 import os
+import sys
 from importlib.metadata import version
 from typing import ClassVar
 
 from twisted.application.service import IService
 from twisted.python import usage
 
-from tqdbproxy import config, transport
+from tqdbproxy import config, logs, transport
 from tqdbproxy.errors import ProxyError
 
 
@@ -40,6 +41,9 @@ def makeService(options: Options) -> IService:
         from tqdbproxy import service  # noqa: PLC0415 (it imports the reactor, which has just been installed)
 
         # Absolute, for reloading: as a daemon, twistd changes to another folder.
-        return service.make_service(settings, path and os.path.abspath(path))
+        made = service.make_service(settings, path and os.path.abspath(path))
+        if settings.log.format == "json":
+            made.log_to(logs.json_log(options.parent or {"nodaemon": True}, sys.stdout))
+        return made
     except ProxyError as error:
         raise SystemExit(f"tqdbproxy: {error}") from None

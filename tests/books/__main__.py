@@ -22,6 +22,7 @@ def main() -> int:
     parser.add_argument("--cancels", type=float, default=0.01, help="share of the writes")
     parser.add_argument("--vanishes", type=float, default=0.005, help="share of the writes")
     parser.add_argument("--cut", type=float, default=0.003, help="share of the writes")
+    parser.add_argument("--excused", default="", help="comma-separated SQLSTATEs that any write may fail with")
     parser.add_argument("--config", default="", help="the proxy's configuration file")
     parser.add_argument("--no-hints", action="store_true")
     given = parser.parse_args()
@@ -29,7 +30,7 @@ def main() -> int:
         given.writes,
         given.clients,
         given.seed,
-        Habits(given.cancels, given.vanishes, given.cut),
+        Habits(given.cancels, given.vanishes, given.cut, frozenset(given.excused.split(","))),
         [name for name in given.faults.split(",") if name],
         Path(given.config).read_text() if given.config else "",
         "" if given.no_hints else "batch",

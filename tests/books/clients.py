@@ -29,11 +29,15 @@ BROUGHT_ON = {"hasty": frozenset({CANCELED}), "picky": frozenset({SERIALIZATION}
 
 @dataclass(frozen=True, slots=True)
 class Habits:
-    """Shares of the writes that are cancelled, whose client vanishes after or in the middle of sending them."""
+    """Shares of the writes that are cancelled, whose client vanishes after or in the middle of sending them.
+
+    ``excused``: SQLSTATEs that any write may fail with, as it is done to the server.
+    """
 
     cancels: float = 0.0
     vanishes: float = 0.0
     is_cut: float = 0.0
+    excused: frozenset[str] = frozenset()
 
 
 class Client:
@@ -104,7 +108,7 @@ class Client:
 
     async def _ask(self, talk: Conversation, write: Write, raw: bytes, excused: Set[str] = frozenset()) -> None:
         reply = await talk.ask(raw)
-        verdict = judge(write, reply, excused | BROUGHT_ON.get(self.user, frozenset()))
+        verdict = judge(write, reply, excused | self._habits.excused | BROUGHT_ON.get(self.user, frozenset()))
         self._ledger.enter(verdict.entry)
         if verdict.problem:
             self._ledger.problems.append(f"{verdict.problem}; {self.user}, {raw!r}: {write}")

@@ -15,6 +15,7 @@ from tests.books.ledger import Ledger
 from tests.books.site import Site
 
 LOOK_S = 0.005
+STALL_S = 2.5
 
 FAULTS: dict[str, Callable[[Site, Random], None]] = {
     "terminate": lambda site, chance: site.terminate_some(chance, 5),
@@ -23,6 +24,7 @@ FAULTS: dict[str, Callable[[Site, Random], None]] = {
     "immediate": lambda site, _chance: site.server.restart("immediate"),
     "crash": lambda site, _chance: (site.server.kill9(), site.server.start())[0],
     "proxy": lambda site, _chance: site.replace_proxy(signal.SIGKILL),
+    "stall": lambda site, _chance: site.stall(STALL_S),
     "stop": lambda site, _chance: site.replace_proxy(signal.SIGTERM),
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.books.kinds import KINDS, Desk
+from tests.books.kinds import KINDS, Desk, counted, duel
 from tests.books.ledger import Write
 from tests.books.phrasing import Way
 
@@ -16,6 +16,9 @@ PHASE = 1500
 """Writes after which other kinds have their turn."""
 
 KINDS_AT_ONCE = 3
+DUELS = 5
+"""One phase of so many is about batches that lock each other out."""
+
 STRAY = 0.06
 """The share of writes that are of another kind, or said in another way."""
 
@@ -47,7 +50,8 @@ class Program:
         if phase != self._phase:
             self._phase = phase
             key = "misc" if desk.chance.random() < 0.2 else ""
-            self._now = [(kind, self._manner(key)) for kind in desk.chance.sample(KINDS, KINDS_AT_ONCE)]
+            kinds = (duel, counted) if phase % DUELS == 1 else desk.chance.sample(KINDS, KINDS_AT_ONCE)
+            self._now = [(kind, self._manner(key)) for kind in kinds]
         if desk.chance.random() < STRAY:
             kind, manner = desk.chance.choice(KINDS), self._manner("")
         else:

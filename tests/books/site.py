@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from random import Random
 from types import TracebackType
 from typing import Any
 
+import psutil
 import psycopg
 
 from tests.integration.metrics import scrape
@@ -106,6 +108,22 @@ class Site:
         with suppress(psycopg.OperationalError, ProcessLookupError), self.connect() as connection:
             pids = [row[0] for row in connection.execute(CLIENTS.encode())]
             os.kill(chance.choice(pids), signal.SIGKILL)
+
+    def stall(self, seconds: float) -> None:
+        """The server's processes are stopped for so long, as on a machine that swaps or whose disk hangs."""
+        family = self.stopped()
+        time.sleep(seconds)
+        for process in family:
+            process.resume()
+
+    def stopped(self) -> list[psutil.Process]:
+        """Stop the server's processes; they go on when they are resumed."""
+        postmaster = psutil.Process(self.server.pid)
+        postmaster.suspend()  # first, so that no more are born
+        family = [postmaster, *postmaster.children(recursive=True)]
+        for process in family[1:]:
+            process.suspend()
+        return family
 
     def wait_until_quiet(self) -> None:
         """Until no session is left that might still write."""

@@ -109,6 +109,7 @@ class SessionProtocol:
         assert step.key is not None
         finished = self._hub.batches.alone(step.key, self)
         if finished is not None:
+            unit.counts.batched += 1
             self._forward(self._session.forward_alone(unit, NO_COMPANY))
             self._alone.append((self._session.sent, finished))
             self._kept = step.rest
