@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
 from tests import builders as m
+from tests.owners import HELLO, Session, results
 from tests.peers import login
-from tests.server_ends import HELLO, Session, results
 from tests.test_batches import member, unit
 from tqdbproxy.core.writebatch.types import Done, Failed, Lost
 from tqdbproxy.postgres.servers.batches import PreparedExchange

@@ -271,7 +271,8 @@ class EmbeddedServer:
         done = subprocess.run(command, capture_output=True, text=True, cwd="/", check=False, **self._child_options)
         if done.returncode != 0:
             raise EmbeddedError(f"initdb failed: {(done.stderr or done.stdout).strip()}")
-        trust = shutil.copy(self.data_dir / "pg_hba.conf", self.data_dir / "pg_hba.conf.trust")
+        trust = self.data_dir / "pg_hba.conf.trust"
+        shutil.copy(self.data_dir / "pg_hba.conf", trust)
         trust.chmod(0o644)  # it is ours; a base backup reads it, too
 
     def _configure(self) -> None:

@@ -18,6 +18,8 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IReactorCore, IReactorTime
 from twisted.internet.protocol import Factory
+from twisted.logger import ILogObserver
+from twisted.python.components import Componentized
 
 from tqdbproxy import config, logs, tls, transport
 from tqdbproxy.addresses import POSTGRES_PORT, EndpointDescription, TcpAddress, UnixAddress
@@ -73,14 +75,28 @@ class ProxyService(Service):
             transport.Listener(address) for address in settings.metrics.listen if isinstance(address, TcpAddress)
         ]
         self._ports: list[Any] = []
+        self._log: logs.JsonLog | None = None
         self._show()
 
     # Start and stop
+
+    def log_to(self, log: logs.JsonLog) -> None:
+        """Let ``log`` take the place of twistd's own observer; before the application is made."""
+        self._log = log
+
+    def setServiceParent(self, parent: Any) -> None:
+        """See `twisted.application.service.IService`. twistd looks for an observer on the application, then logs."""
+        if self._log is not None and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self._log)  # type: ignore[no-untyped-call]
+        super().setServiceParent(parent)  # type: ignore[no-untyped-call]
 
     def startService(self) -> None:
         """See `twisted.application.service.IService`."""
         super().startService()  # type: ignore[no-untyped-call]
         signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(self.reload))
+        if self._log is not None and self._log.rotate is not None:  # as twistd does for its own log file
+            rotate = self._log.rotate
+            signal.signal(signal.SIGUSR1, lambda *_: reactor.callFromThread(rotate))
         # In the loop's first iteration: at startup it doesn't run yet, and asyncio would take another one.
         cast(IReactorCore, reactor).callWhenRunning(reactor.callLater, 0, self._start)
 
@@ -111,7 +127,7 @@ class ProxyService(Service):
         listening.addCallbacks(self._ports.append, self._cannot_listen, errbackArgs=(address,))
 
     def _cannot_listen(self, failure: Any, address: EndpointDescription) -> None:
-        log.critical("can't listen on {address}: {why}", address=address, why=failure.getErrorMessage())
+        log.critical("can't listen on {address}: {reason}", address=address, reason=failure.getErrorMessage())
         reactor.stop()
 
     def stopService(self) -> Deferred[Any]:
@@ -260,5 +276,6 @@ def _not_reloadable(old: Settings, new: Settings) -> list[str]:
         "[postgres] default": (old.postgres.default, new.postgres.default),
         "[postgres.NAME]": (old.groups, new.groups),
         "[metrics]": (old.metrics, new.metrics),
+        "[log] format": (old.log.format, new.log.format),
     }
     return [name for name, (before, after) in pairs.items() if before != after]

@@ -206,8 +206,8 @@ class Wire(asyncio.Protocol):
         self._inner.pause_reading()
         self.write = _say_nothing
         encrypted = _deferred(self._start_tls(context, server_side, server_hostname))
-        # The task's first step asks for the TLS protocol to be connected in the iteration after it, and then for reading.
-        # This is called right after these two, so before the loop can have read what belongs behind `received`.
+        # The task's first step asks for the TLS protocol to be connected in the iteration after it, and then for
+        # reading. This is called right after these two: before the loop can have read what belongs behind `received`.
         loop = asyncio.get_running_loop()
         loop.call_soon(loop.call_soon, self._give, received)
         return encrypted

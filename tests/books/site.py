@@ -9,7 +9,8 @@ import os
 import signal
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
 from types import TracebackType
@@ -111,19 +112,24 @@ class Site:
 
     def stall(self, seconds: float) -> None:
         """The server's processes are stopped for so long, as on a machine that swaps or whose disk hangs."""
-        family = self.stopped()
-        time.sleep(seconds)
-        for process in family:
-            process.resume()
+        with self.stalled():
+            time.sleep(seconds)
 
-    def stopped(self) -> list[psutil.Process]:
-        """Stop the server's processes; they go on when they are resumed."""
+    @contextmanager
+    def stalled(self) -> Iterator[None]:
+        """The server's processes are stopped for so long as this is entered."""
         postmaster = psutil.Process(self.server.pid)
         postmaster.suspend()  # first, so that no more are born
         family = [postmaster, *postmaster.children(recursive=True)]
-        for process in family[1:]:
-            process.suspend()
-        return family
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+        try:
+            yield
+        finally:
+            for process in family:
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
 
     def wait_until_quiet(self) -> None:
         """Until no session is left that might still write."""

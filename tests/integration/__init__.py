@@ -1,1 +1,1 @@
-"""The proxy as its users meet it: ``twistd`` in front of a real PostgreSQL, real drivers and programs in front of that."""
+"""The proxy as its users meet it: ``twistd`` between a real PostgreSQL and real drivers and programs."""

@@ -32,8 +32,8 @@ def same(ends: Ends, talk: Talk) -> Any:
 
 def test_types_and_prepared_statements(ends: Ends) -> None:
     async def talk(connection: Any) -> Any:
-        row = await connection.fetchrow("SELECT $1::int8, $2::text[], $3::numeric, now() > $4::timestamptz - '1s'::interval"
-                                        " IS NULL, '1 day'::interval, '{\"a\": 1}'::jsonb", 5, ["a", None], 1, None)  # fmt: skip
+        types = "SELECT $1::int8, $2::text[], $3::numeric, $4::timestamptz, '1 day'::interval, '{\"a\": 1}'::jsonb"
+        row = await connection.fetchrow(types, 5, ["a", None], 1, None)
         statement = await connection.prepare("SELECT generate_series(1, $1::int) AS n")
         attributes = [(a.name, a.type.name) for a in statement.get_attributes()]
         many = [tuple(record) for record in await statement.fetch(20)]

@@ -163,7 +163,7 @@ def test_a_statement_timeout_is_for_each_statement(
 
 
 def test_a_deadlock_is_nobodys_fault(start_with: StartWith, wires: Wires) -> None:
-    """The server ends the batch's transaction: its members are executed one by one, and there is no deadlock any more."""
+    """The server ends the batch's transaction; its members are executed one by one, where there is no deadlock."""
     proxy, ends = start_with(TOGETHER.format(2))
     ends.prepare("CREATE TABLE t (a int PRIMARY KEY, b int)", "INSERT INTO t VALUES (1, 0), (2, 0)")
     one, two = wires(2, proxy.port, ends.database)

@@ -101,7 +101,7 @@ def test_a_server_that_ends_in_mid_query(doomed: EmbeddedServer, start: Callable
         with Wire(port).start("postgres") as busy, Wire(port).start("postgres") as idle:
             busy.send(query("SELECT pg_sleep(60)"))
             with psycopg.connect(doomed.dsn(), autocommit=True) as watcher:
-                wait_for(lambda: watcher.execute(SLEEPS).fetchall())  # noqa: B023
+                wait_for(lambda: watcher.execute(SLEEPS).fetchall())
             doomed.kill9() if end == "kill -9" else doomed.stop(end)
             said.append([[(f.kind, f.fields()["C"]) for f in wire.to_end() if f.kind == "E"] for wire in (busy, idle)])
         doomed.start()

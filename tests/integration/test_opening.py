@@ -40,7 +40,7 @@ PACKETS: dict[str, Callable[[str], bytes]] = {
     "no user": lambda db: request(PROTOCOL_3_0, b"database\0x\0\0"),
     "protocol 3.2": lambda db: startup(db, version=PROTOCOL_3_2),
     "a later protocol": lambda db: startup(db, version=0x0003270F),
-    "an unknown protocol option": lambda db: startup(db, **{"_pq_.nowhere": "1", "_pq_.other": "2"}),
+    "an unknown protocol option": lambda db: startup(db, "postgres", PROTOCOL_3_0, **{"_pq_.x": "1", "_pq_.y": "2"}),
     "physical replication": lambda db: startup(db, replication="true"),
     "logical replication": lambda db: startup(db, replication="database"),
     "no replication": lambda db: startup(db, replication="off"),
@@ -53,7 +53,7 @@ PACKETS: dict[str, Callable[[str], bytes]] = {
 
 def opening(port: int, packet: bytes) -> list[Frame]:
     """What the server says until it is ready for queries or closes; without keys, which have their length left."""
-    heard = []
+    heard: list[Frame] = []
     with Wire(port) as wire:
         wire.send(packet)
         try:
@@ -117,7 +117,7 @@ def test_long_cancel_keys(ends: Ends) -> None:
         frames = wire.ask(startup(ends.database, version=PROTOCOL_3_2))
         (key,) = (frame.body for frame in frames if frame.kind == "K")
         assert len(key) == 36
-        assert values(wire.ask(query("SELECT pg_backend_pid()"))) == [b"%d" % struct.unpack("!I", key[:4])]
+        assert values(wire.ask(query("SELECT pg_backend_pid()"))) == [b"%d" % int.from_bytes(key[:4], "big")]
 
 
 @pytest.fixture

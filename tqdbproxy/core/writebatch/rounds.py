@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from twisted.internet.defer import Deferred
 
 from tqdbproxy.core.metrics import Metrics
-from tqdbproxy.core.statement import Strategy
+from tqdbproxy.core.statement import Reason, Strategy
 from tqdbproxy.core.writebatch.executor import Executor
 from tqdbproxy.core.writebatch.types import Alone, Company, Done, Failed, Outcome, Replied, Result, Unknown, Write
 
@@ -70,7 +70,7 @@ class Batch:
         elif isinstance(outcome, Failed) and outcome.index is not None:
             self._retry(outcome.index)
         elif isinstance(outcome, Failed) or not outcome.sent:
-            self._leave(self._writes)
+            self._leave(self._writes, None if isinstance(outcome, Failed) else Reason.NO_CONNECTION)
             self._finished.callback(None)
         else:
             unknown = Unknown(self.company)
@@ -104,12 +104,12 @@ class Batch:
         self._leave([bad])
         self._try()
 
-    def _leave(self, writes: Sequence[Write]) -> None:
+    def _leave(self, writes: Sequence[Write], reason: Reason | None = None) -> None:
         self._metrics.batch_retries["forward"] += len(writes)
         company = Company(1, self.company.waited_s, Strategy.SINGLE)
         for write in writes:
             self._count(1, Strategy.SINGLE)
-            self._answer(write, Alone(company, Deferred()))
+            self._answer(write, Alone(company, Deferred(), reason))
 
     def _count(self, writes: int, strategy: Strategy) -> None:
         self._metrics.batch_methods[strategy.value] += 1

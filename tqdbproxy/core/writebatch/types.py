@@ -11,7 +11,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from tqdbproxy.core.statement import BatchKey, Strategy
+from tqdbproxy.core.statement import BatchKey, Reason, Strategy
 
 
 class Write:
@@ -91,10 +91,12 @@ class Alone:
     """It is to be executed by its own session, as if it had carried no hint.
 
     ``finished`` must be fired when that is over, whatever came of it: writes with the same key may wait for it.
+    ``reason``: why it wasn't batched, if it wasn't for itself.
     """
 
     company: Company
     finished: Deferred[None]
+    reason: Reason | None = None
 
 
 @dataclass(frozen=True, slots=True)

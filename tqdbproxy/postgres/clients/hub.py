@@ -68,8 +68,8 @@ class ServerEnd(Protocol):
     alive: bool
     group: str
     statements: Any
-    said_why: bool
-    """It has sent the client an error before it closed."""
+    said_why: str
+    """The error that it has sent the client before it closed; empty: none."""
 
     def log_in(self, message: StartupMessage, client_tls: bool, to_client: Callable[[bytes], None]) -> Deferred[Any]:
         """Relay the login."""

@@ -17,6 +17,7 @@ from tqdbproxy.logs import logger
 from tqdbproxy.postgres.clients import replies
 from tqdbproxy.postgres.clients.hub import Hub, LoginView, ServerEnd
 from tqdbproxy.postgres.clients.protocol import SessionProtocol
+from tqdbproxy.postgres.clients.session import Session
 from tqdbproxy.postgres.clients.startup import Begins, Cancels, Event, Startup, WantsGssEncryption, WantsTls
 from tqdbproxy.postgres.framing import FramingError
 from tqdbproxy.postgres.messages import StartupMessage
@@ -42,15 +43,19 @@ class ClientProtocol(Protocol):
         self._session: SessionProtocol | None = None
         self._cancel_key = b""
         self._lost = False
+        self._leaving = False
+        """The client sends no more, or we have sent it away."""
         self._timeout: IDelayedCall | None = None
-        self.who = ""
-        """For the log: peer, user, database."""
+        self.peer = ""
+        self.user = ""
+        self.database = ""
+        """For the log; empty until known."""
 
     # The connection begins
 
     def connectionMade(self) -> None:
         """See `twisted.internet.protocol.Protocol`."""
-        self.who = f"client {_shown(self.transport.getPeer())}"
+        self.peer = _shown(self.transport.getPeer())
         self._timeout = self._hub.clock.callLater(self._hub.limits.login_timeout_s, self._too_slow)
         self._hub.opened(self)
 
@@ -130,9 +135,8 @@ class ClientProtocol(Protocol):
 
     def _begin(self, event: Begins) -> None:
         message = event.message
-        user = message.option(b"user").decode(errors="replace")
-        database = message.option(b"database").decode(errors="replace") or user
-        self.who += f", user {user}, database {database}"
+        self.user = message.option(b"user").decode(errors="replace")
+        self.database = message.option(b"database").decode(errors="replace") or self.user
         refusal = TlsRequired() if self._hub.tls_required and self._in_clear() else self._hub.refusal()
         if refusal is not None:
             self.refuse(refusal)
@@ -173,11 +177,12 @@ class ClientProtocol(Protocol):
         if self._lost:
             return  # and so is its server connection: nobody has to be told
         if failure.check(ServerClosed) and self._server is not None and self._server.said_why:
+            self._complain(f"the server refused the login: {self._server.said_why}")
             self.transport.loseConnection()  # the client has the server's own words
         elif isinstance(failure.value, ProxyError):
             self.refuse(failure.value)
         else:
-            log.failure("{who}: login", failure, who=self.who)
+            log.failure(f"{self._who}: login", failure, **self._about)
             self.refuse(ServerClosed("the server could not be reached"))
 
     def _logged_in(self, login: LoginView, server: ServerEnd, message: StartupMessage) -> None:
@@ -187,7 +192,7 @@ class ClientProtocol(Protocol):
         self._cancel_key = login.cancel_key
         session = self._hub.session(message, server, login)
         self._session = running = SessionProtocol(self._hub, self.transport, server, session, self.refuse)
-        server.closed.addCallback(lambda _none: running.server_lost())
+        server.closed.addCallback(lambda _none: self._server_lost(running, session))
         self._hub.began(self, login.cancel_key)
         self.dataReceived = running.received  # type: ignore[method-assign]
         if message.option(b"replication").lower() not in NO:
@@ -196,6 +201,11 @@ class ClientProtocol(Protocol):
         self.transport.rebind()
         if login.early:
             self.dataReceived(login.early)
+
+    def _server_lost(self, running: SessionProtocol, session: Session) -> None:
+        if not (self._lost or self._leaving or session.terminated):
+            self._complain("the server closed the connection")
+        running.server_lost()
 
     def _too_slow(self) -> None:
         self._timeout = None
@@ -228,23 +238,40 @@ class ClientProtocol(Protocol):
 
     def refuse(self, error: ProxyError) -> None:
         """Tell the client why, and end its session."""
-        log.warn("{who}: {problem}", who=self.who, problem=message_of(error))
+        self._complain(message_of(error))
         self._end(replies.fatal(error))
 
     def _drop(self, why: str) -> None:
         """End the connection without a word, as PostgreSQL does where no message can be understood."""
-        log.warn("{who}: {why}", who=self.who, why=why)
+        self._complain(why)
         self._end(b"")
+
+    def _complain(self, reason: str) -> None:
+        """One line for the operator."""
+        log.warn(f"{self._who}: {{reason}}", reason=reason, **self._about)
+
+    @property
+    def _about(self) -> dict[str, str]:
+        """The keys of a log event: what is known of the client."""
+        keys = {"peer": self.peer, "user": self.user, "database": self.database}
+        return {key: value for key, value in keys.items() if value}
+
+    @property
+    def _who(self) -> str:
+        """The beginning of a log event's format, which names these keys."""
+        return "client {peer}, user {user}, database {database}" if self.user else "client {peer}"
 
     def _end(self, last_words: bytes) -> None:
         if self._lost:
             return
+        self._leaving = True
         if last_words:
             self.transport.write(last_words)
         self.transport.loseConnection()
 
     def readConnectionLost(self) -> None:
         """The client sends no more but may still read (a half-closed socket)."""
+        self._leaving = True
         if self._session is not None:
             self._session.half_closed()
         else:

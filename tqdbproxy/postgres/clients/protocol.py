@@ -136,7 +136,7 @@ class SessionProtocol:
             if not (self._kept or self._ending):
                 return
         elif isinstance(result, Alone):
-            self._forward_alone(unit, result.company, None)
+            self._forward_alone(unit, result.company, result.reason)
             self._alone.append((self._session.sent, partial(result.finished.callback, None)))
             if self._server_gone:
                 self.server_lost()

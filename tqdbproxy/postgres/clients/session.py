@@ -158,7 +158,7 @@ class Session(Walk):
         """A unit that left the forward lane comes back to it: what to send."""
         raw = self._send(unit)
         self._excluded(Forward(reason), unit.counts, self.sent)
-        if company is not None:
+        if company is not None and reason is None:
             self._last = company
         return raw
 

@@ -16,7 +16,7 @@ from tqdbproxy.postgres.clients.local import LocalView
 from tqdbproxy.postgres.clients.prepared import Prepared
 from tqdbproxy.postgres.clients.status import Status
 from tqdbproxy.postgres.clients.tally import Tally
-from tqdbproxy.postgres.messages import BIND, CLOSE, DESCRIBE, EXECUTE, IDLE, PARSE, QUERY, SYNC
+from tqdbproxy.postgres.messages import BIND, CLOSE, DESCRIBE, EXECUTE, IDLE, PARSE, QUERY, SYNC, TERMINATE
 from tqdbproxy.postgres.sql import Change, Text, Texts
 
 OPENING = frozenset({PARSE, BIND, DESCRIBE, EXECUTE, CLOSE})
@@ -74,7 +74,12 @@ class UnderWay:
     @property
     def idle(self) -> bool:
         """Nothing outstanding, no transaction open."""
-        return self.sent == self.done and self.status == IDLE and self._previous not in OPENING
+        return (self.sent == self.done or not self.tracked) and self.status == IDLE and self._previous not in OPENING
+
+    @property
+    def terminated(self) -> bool:
+        """The client has said that it ends the session."""
+        return self._previous == TERMINATE
 
     @property
     def mid_message(self) -> bool:

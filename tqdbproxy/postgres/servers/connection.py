@@ -42,6 +42,7 @@ MARKED = frozenset({ERROR_RESPONSE, COPY_IN_RESPONSE, COPY_BOTH_RESPONSE})
 
 CLOSED = "the server closed the connection unexpectedly"
 
+READY_LENGTH = 5
 PATIENCE = 1 << 20
 """Bytes that a server may say to a client that is gone, before its connection is given up."""
 
@@ -85,7 +86,7 @@ class ServerConnection(TwistedProtocol):
         self.counts = server.counts
         self.group = server.group
         self.tls = False
-        self.said_why = False
+        self.said_why = ""
         self._server = server
         self._tls_answer: Deferred[bool] | None = None
         self.statements = Statements()
@@ -270,6 +271,9 @@ class ServerConnection(TwistedProtocol):
                 if end > size and kind in WHOLE:
                     break
                 if kind == READY_FOR_QUERY:
+                    if length != READY_LENGTH:
+                        self.transport.abortConnection()
+                        return
                     units += 1
                     self._owner.unit_done(data[at + 5], self._failed)  # type: ignore[union-attr]
                     self._failed = False

@@ -15,6 +15,7 @@ from tqdbproxy.postgres.messages import (
     PARAMETER_STATUS,
     PASSWORD,
     READY_FOR_QUERY,
+    error_fields,
     parameter_status,
 )
 
@@ -39,8 +40,8 @@ class Login:
         self.cancel_key = b""
         self.parameters: dict[bytes, bytes] = {}
         self.status = 0
-        self.refused = False
-        """The server has sent an error."""
+        self.refused = ""
+        """The error that the server has sent: its SQLSTATE and its message."""
         self.from_server_rest = b""
         """What came after ReadyForQuery: the session's, not the login's."""
         self._early = b""
@@ -88,7 +89,8 @@ class Login:
             name, value = parameter_status(raw, 0)
             self.parameters[name] = value
         elif kind == ERROR_RESPONSE:
-            self.refused = True
+            fields = error_fields(raw, 0, len(raw))
+            self.refused = f"{fields.get('C', '')} {fields.get('M', '')}"
         elif kind == READY_FOR_QUERY:
             if len(raw) != HEADER_SIZE + 1:
                 raise FramingError("a ReadyForQuery without its one byte")

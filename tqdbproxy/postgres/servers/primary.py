@@ -75,7 +75,7 @@ class PrimaryServer:
         return opened.addErrback(self._not_cancelled, request)
 
     def _not_cancelled(self, failure: Failure, request: ServerConnection) -> None:
-        log.warn("cancel request: {why}", why=failure.getErrorMessage())
+        log.warn("cancel request to {server}: {reason}", server=self.name, reason=failure.getErrorMessage())
         if request.alive:
             request.transport.abortConnection()
 
