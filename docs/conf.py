@@ -11,7 +11,7 @@ author = "the tqdbproxy authors"
 project_copyright = "2026, the tqdbproxy authors"
 version = release = installed_version("tqdbproxy")
 
-extensions = ["configspec"]
+extensions = ["configspec", "reference"]
 exclude_patterns = ["_build"]
 nitpicky = True
 

@@ -48,6 +48,8 @@ class MemoryTransport:
         self.lost = False
         self.aborted = False
         self.producer: Any = None
+        self.user: int | None = None
+        """Who is at the other end, if it is a Unix socket."""
         self.tls: list[dict[str, Any]] = []
         self.tls_done: Deferred[str] = Deferred()
         self.rebind()
@@ -74,6 +76,9 @@ class MemoryTransport:
 
     def getPeer(self) -> Any:
         return ("192.0.2.1", 1234)
+
+    def peer_user(self) -> int | None:
+        return self.user
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         assert streaming

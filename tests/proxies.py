@@ -56,10 +56,11 @@ class RunningProxy:
 def start_proxy(folder: Path, primary: str, text: str = "", **environ: str) -> RunningProxy:
     """Start a proxy in front of ``primary`` and wait until it takes connections.
 
-    ``text`` is the configuration file. The addresses are given by the environment, and so win.
+    ``text`` is the configuration file. The addresses are given by the environment, and so win; ``ALSO_LISTEN`` in
+    ``environ`` is one more to listen on.
     """
     port, metrics_port = free_ports(2)
-    environ["TQDBPROXY_POSTGRES_LISTEN"] = f"{HOST}:{port}"
+    environ["TQDBPROXY_POSTGRES_LISTEN"] = ", ".join(filter(None, (f"{HOST}:{port}", environ.pop("ALSO_LISTEN", ""))))
     environ["TQDBPROXY_METRICS_LISTEN"] = f"{HOST}:{metrics_port}"
     environ["TQDBPROXY_POSTGRES_MAIN_PRIMARY"] = primary
     config = folder / "tqdbproxy.ini"

@@ -65,6 +65,7 @@ def test_every_key_of_the_configspec_is_a_field() -> None:
         "write_batch": settings.WriteBatchSettings,
         "metrics": settings.MetricsSettings,
         "log": settings.LogSettings,
+        "admin": settings.AdminSettings,
         "limits": settings.LimitsSettings,
     }
     in_records = {(section, field.name) for section, record in records.items() for field in fields(record)}
@@ -75,12 +76,12 @@ def test_every_key_of_the_configspec_is_a_field() -> None:
 
 
 def test_without_a_file_it_stands_in_front_of_what_libpq_would_use() -> None:
-    assert DEFAULTS.groups["main"].primary == TcpAddress("127.0.0.1", 5432)
+    assert DEFAULTS.groups["main"].primary == (TcpAddress("127.0.0.1", 5432),)
     named = config.load(None, {"PGHOST": "db.example.org", "PGPORT": "6000"})
-    assert named.groups["main"].primary == TcpAddress("db.example.org", 6000)
+    assert named.groups["main"].primary == (TcpAddress("db.example.org", 6000),)
     local = config.load(None, {"PGHOST": "/run/postgresql", "PGPORT": "6000"})
-    assert local.groups["main"].primary == UnixAddress("/run/postgresql", 6000)
-    assert config.load(None, {"PGHOST": "::1"}).groups["main"].primary == TcpAddress("::1", 5432)
+    assert local.groups["main"].primary == (UnixAddress("/run/postgresql", 6000),)
+    assert config.load(None, {"PGHOST": "::1"}).groups["main"].primary == (TcpAddress("::1", 5432),)
 
 
 def test_values_have_their_types(tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ def test_values_have_their_types(tmp_path: Path) -> None:
     )
     assert read.postgres.listen == (TcpAddress("", 5433), TcpAddress("::1", 0))
     assert read.postgres.socket == "/tmp"
-    group = settings.GroupSettings("main", TcpAddress("db", 5432), "require", "", 10.0)
+    group = settings.GroupSettings("main", (TcpAddress("db", 5432),), (), "require", "", 10.0, "", 2.0)
     assert read.groups == {"main": group}
     batch = replace(DEFAULTS.write_batch, enabled=False, early_quorum=None, timeout_s=2.5)
     assert read.write_batch == batch
@@ -101,9 +102,26 @@ def test_values_have_their_types(tmp_path: Path) -> None:
     assert read.limits.max_clients == 7
 
 
+def test_several_servers_and_databases(tmp_path: Path) -> None:
+    read = load(
+        tmp_path,
+        "[postgres]\ndefault = none\n"
+        "[postgres.a]\nprimary = one, two:1 , [::1], unix:/tmp:5\ndatabases = x\n"
+        "[postgres.b]\nprimary = 'three,four'\ndatabases = y, \"with space\", y,\nprobe = 'user=me password=a,b'\n",
+        TQDBPROXY_POSTGRES_B_PROBE_INTERVAL_S="0",
+    )
+    a, b = read.groups["a"], read.groups["b"]
+    assert read.postgres.default is None
+    assert list(map(str, a.primary)) == ["one:5432", "two:1", "[::1]:5432", "unix:/tmp:5"]
+    assert (a.databases, a.probe_interval_s) == (("x",), 2)
+    assert list(map(str, b.primary)) == ["three:5432", "four:5432"]
+    assert (b.databases, b.probe, b.probe_interval_s) == (("y", "with space"), "user=me password=a,b", 0)
+    assert load(tmp_path, f"[postgres]\ndefault =\n{MAIN}").postgres.default is None
+
+
 def test_a_byte_order_mark_and_carriage_returns_are_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "x.ini").write_bytes(b"\xef\xbb\xbf" + MAIN.replace("\n", "\r\n").encode())
-    assert config.load(str(tmp_path / "x.ini"), {}).groups["main"].primary == TcpAddress("db", 5432)
+    assert config.load(str(tmp_path / "x.ini"), {}).groups["main"].primary == (TcpAddress("db", 5432),)
 
 
 # -- the environment
@@ -123,9 +141,9 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     assert read.postgres.listen == (TcpAddress("127.0.0.1", 1), TcpAddress("127.0.0.1", 2))
     assert read.postgres.tls_cert == "/unused"
     assert {name: group.primary for name, group in read.groups.items()} == {
-        "main": TcpAddress("db", 5432),
-        "Two-b": UnixAddress("/tmp", 77),
-        "new_one": TcpAddress("new", 5432),
+        "main": (TcpAddress("db", 5432),),
+        "Two-b": (UnixAddress("/tmp", 77),),
+        "new_one": (TcpAddress("new", 5432),),
     }
     assert read.groups["new_one"].connect_timeout_s == 3
     assert read.write_batch.max_pending == 12
@@ -204,9 +222,26 @@ REFUSALS = {
         MAIN + "[postgres]\nlisten = 5433\n",
         "x.ini, line 4: [postgres] listen: '5433' has no port: host:port, :port or [IPv6]:port is needed",
     ),
-    "several primaries": (
-        "[postgres.main]\nprimary = a, b\n",
-        "x.ini, line 2: [postgres.main] primary: is a list; one server is needed",
+    "no primary": (
+        "[postgres.main]\nprimary = ,\n",
+        "x.ini, line 2: [postgres.main] primary: '' has no host: host:port or unix:/directory:port is needed",
+    ),
+    "a server twice": (
+        "[postgres.main]\nprimary = a, b:1, a:5432\n",
+        "x.ini, line 2: [postgres.main] primary: names a:5432 twice",
+    ),
+    "a database twice": (
+        MAIN + "databases = a\n[postgres.two]\nprimary = db\ndatabases = b, a\n",
+        "x.ini, line 6: [postgres.two] databases: a is claimed by [postgres.main] already",
+    ),
+    "a probe that is none": (
+        MAIN + "probe = me\n",
+        "x.ini, line 3: [postgres.main] probe: is no connection string: "
+        'missing "=" after "me" in connection info string',
+    ),
+    "a probe of another server": (
+        MAIN + "probe = user=me host=elsewhere\n",
+        "x.ini, line 3: [postgres.main] probe: host must not be given: the addresses of primary are used",
     ),
     "nowhere to listen": (
         MAIN + "[postgres]\nlisten =\n",

@@ -17,6 +17,10 @@ UNKNOWN = Effect(Change.UNKNOWN)
 NONE = Effect(Change.NONE)
 
 
+SAID = Effect(Change.SET, b"a.b", b"set_config 'c, d'")
+"""What set_config says; SET search_path TO 'a, b' means another list than set_config('search_path', 'a, b', false)."""
+
+
 @pytest.mark.parametrize(
     ("text", "effect"),
     [
@@ -61,10 +65,20 @@ NONE = Effect(Change.NONE)
         ("RESET SESSION AUTHORIZATION", UNKNOWN),
         ("SET SEED TO 0.5", UNKNOWN),
         ("SELECT setseed(0.5)", UNKNOWN),
-        ("SELECT set_config('a.b', 'c', false)", UNKNOWN),
+        ("SELECT set_config('a.B', 'c, d', false)", SAID),
+        ("SELECT pg_catalog.set_config('a.b', 'c, d', false);", SAID),
+        ("SELECT set_config('a.b', 'c', false), 1", UNKNOWN),
+        ("SELECT set_config('a.b', 'c', false) FROM t", UNKNOWN),
+        ("SELECT set_config('a.b', c, false) FROM t", UNKNOWN),
+        ("SELECT set_config('role', 'c', false)", UNKNOWN),
+        ("SELECT set_config('search_path', 'a, pg_temp', false)", UNKNOWN),
+        ("SELECT set_config('transaction_isolation', 'serializable', false)", UNKNOWN),
+        ("SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL;", Effect(Change.RESET_ALL)),
+        ("BEGIN; RESET ALL; COMMIT", UNKNOWN),
+        ("RESET ALL; SET a.b TO c", UNKNOWN),
         ("SELECT set_config('a.b', 'c', $1)", UNKNOWN),
         ("SELECT pg_catalog.SET_CONFIG ('a.b', 'c', true)", NONE),
-        ("SELECT U&\"s\\0065t_config\"('a.b', 'c', false)", UNKNOWN),
+        ("SELECT U&\"s\\0065t_config\"('a.b', 'c, d', false)", SAID),
         ("SELECT 'set_config'", NONE),
         ("UPDATE pg_settings SET setting = 'a'", UNKNOWN),
         ("SELECT * FROM pg_settings", NONE),

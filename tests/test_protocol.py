@@ -229,7 +229,10 @@ def test_the_view_after_a_batch() -> None:
 def test_each_side_pauses_the_other() -> None:
     client = session(World())
     assert client.wire is not None
-    assert client.transport.producer is client.wire
+    client.transport.producer.pauseProducing()
+    assert client.wire.paused
+    client.transport.producer.resumeProducing()
+    assert not client.wire.paused
     assert client.wire.producer is client.transport
     client.closes()
     assert client.wire.producer is None

@@ -27,8 +27,11 @@ from tqdbproxy.addresses import (
     parse_listen,
     parse_server,
 )
+from tqdbproxy.core.topology import claimed_twice
 from tqdbproxy.errors import ConfigError
+from tqdbproxy.postgres.servers import inquiry
 from tqdbproxy.settings import (
+    AdminSettings,
     GroupSettings,
     LimitsSettings,
     LogSettings,
@@ -200,7 +203,7 @@ def _variable(name: str) -> str:
 def _validate(tree: ConfigObj, source: _Source) -> None:
     _check_sections(tree, source)
     tree.configspec.rename(GROUP_SPEC, "__many__")
-    checks = {"addresses": _addresses, "server": _server, "quorum": _quorum, "float": _number}
+    checks = {"addresses": _addresses, "servers": _servers, "names": _names, "quorum": _quorum, "float": _number}
     result = tree.validate(Validator(checks), preserve_errors=True)
     # Unknown keys first: a misspelt one is often why another is missing.
     for sections, name in get_extra_values(tree):
@@ -251,13 +254,21 @@ def _addresses(value: str | list[str]) -> tuple[ListenAddress, ...]:
         raise _Unreadable(str(error)) from error
 
 
-def _server(value: str | list[str]) -> ServerAddress:
-    if not isinstance(value, str):
-        raise _Unreadable("is a list; one server is needed")
+def _servers(value: str | list[str]) -> tuple[ServerAddress, ...]:
     try:
-        return parse_server(value)
+        servers = tuple(parse_server(text) for text in _names(value) or [""])
     except ValueError as error:
         raise _Unreadable(str(error)) from error
+    for number, server in enumerate(servers):
+        if server in servers[:number]:
+            raise _Unreadable(f"names {server} twice")
+    return servers
+
+
+def _names(value: str | list[str]) -> tuple[str, ...]:
+    """What stands between commas."""
+    texts = value.split(",") if isinstance(value, str) else value
+    return tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))
 
 
 def _quorum(value: str) -> float | None:
@@ -289,13 +300,16 @@ def _build(tree: ConfigObj) -> Settings:
         for name in tree.sections
         if name.startswith(GROUP_PREFIX)
     }
-    postgres = {**tree["postgres"], "socket": tree["postgres"]["socket"] or None}
+    ours = tree["postgres"]
+    default = None if ours["default"] in ("", "none") else ours["default"]
+    postgres = {**ours, "socket": ours["socket"] or None, "default": default}
     return Settings(
         postgres=PostgresSettings(**postgres),
         groups=groups,
         write_batch=WriteBatchSettings(**tree["write_batch"]),
         metrics=MetricsSettings(**tree["metrics"]),
         log=LogSettings(**tree["log"]),
+        admin=AdminSettings(**tree["admin"]),
         limits=LimitsSettings(**tree["limits"]),
     )
 
@@ -306,11 +320,15 @@ def _check_together(settings: Settings, source: _Source) -> None:
         raise source.error("postgres", "listen", "is empty and so is socket: there is nowhere to listen")
     if not settings.groups:
         raise source.error("postgres", None, "no server is named: a section [postgres.main] with primary is needed")
-    if ours.default not in settings.groups:
+    if ours.default is not None and ours.default not in settings.groups:
         raise source.error("postgres", "default", f"there is no section [{GROUP_PREFIX}{ours.default}]")
     _check_tls(ours, source)
     for group in settings.groups.values():
         _check_root(group, source)
+        _check_probe(group, source)
+    for database, first, other in claimed_twice({name: group.databases for name, group in settings.groups.items()}):
+        problem = f"{database} is claimed by [{GROUP_PREFIX}{first}] already"
+        raise source.error(GROUP_PREFIX + other, "databases", problem)
     _check_delays(settings.write_batch, source)
 
 
@@ -339,6 +357,13 @@ def _check_root(group: GroupSettings, source: _Source) -> None:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(group.sslrootcert)
     except ssl.SSLError as error:
         raise source.error(section, "sslrootcert", f"is not a file with PEM certificates: {error}") from error
+
+
+def _check_probe(group: GroupSettings, source: _Source) -> None:
+    try:
+        inquiry.check(group.probe)
+    except ConfigError as error:
+        raise source.error(GROUP_PREFIX + group.name, "probe", str(error)) from error
 
 
 def _check_readable(section: str, key: str, file: str, source: _Source) -> None:

@@ -40,6 +40,8 @@ STOP_TIMEOUT_S = 30.0
 #: ``sun_path`` of struct sockaddr_un, less the closing zero, on the narrowest system (macOS).
 LONGEST_SOCKET_PATH = 103
 POSTMASTER_PID_LINES = 8
+#: States in postmaster.pid in which a server takes connections; a standby stays in the second.
+STARTED = ("ready", "standby")
 
 # Waits for the end of its standard input, which comes when our process ends in whatever way. $1: pg_ctl, $2: data,
 # $3: folder to remove or nothing. (The server is stopped with "immediate": nobody is left who could want its data.)
@@ -321,7 +323,7 @@ class EmbeddedServer:
         end = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < end and self.running:
             lines = self._postmaster_pid()
-            if len(lines) >= POSTMASTER_PID_LINES and lines[0] == str(self.pid) and lines[7].strip() == "ready":
+            if len(lines) >= POSTMASTER_PID_LINES and lines[0] == str(self.pid) and lines[7].strip() in STARTED:
                 return True
             time.sleep(0.02)
         self.kill9()

@@ -18,6 +18,18 @@ class ServerUnreachable(ProxyError):
     """No connection to a server could be made; the text says to which and why."""
 
 
+class TlsRefused(ServerUnreachable):
+    """The server was reached, but not with the encryption that sslmode asks for; the text says why."""
+
+
+class NotWritable(ProxyError):
+    """The server that was found is a standby, and no other one is known to be the primary; try again."""
+
+
+class NotServed(ProxyError):
+    """No server group serves the database that was asked for."""
+
+
 class ServerClosed(ProxyError):
     """The server closed the connection."""
 
@@ -59,6 +71,17 @@ class ChannelBindingImpossible(ProxyError):
 
     Connect with channel_binding=disable, or set sslmode = disable for the server group in the proxy's configuration.
     """
+
+
+class NotAdmin(ProxyError):
+    """This user may not use the proxy's console.
+
+    Name it in [admin] users, or connect over the Unix socket as the system's user that the proxy runs as.
+    """
+
+
+class UnknownCommand(ProxyError):
+    """The console doesn't know what was said; SHOW HELP lists what it knows."""
 
 
 class OutcomeUnknown(ProxyError):

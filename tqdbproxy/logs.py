@@ -68,6 +68,9 @@ class Stream(Protocol):
     def flush(self) -> None:
         """Hand it to the system."""
 
+    def close(self) -> None:
+        """Close it."""
+
 
 @implementer(ILogObserver)
 class JsonLog:
@@ -82,6 +85,10 @@ class JsonLog:
         self._stream.write(json_line(event))
         self._stream.flush()
 
+    def close(self) -> None:
+        """Say no more."""
+        self._stream.close()
+
 
 def json_log(options: Mapping[str, Any], stdout: TextIO) -> JsonLog:
     """The log of a twistd with these ``options``, in JSON. Raises `ConfigError` where they don't go together."""
@@ -93,7 +100,7 @@ def json_log(options: Mapping[str, Any], stdout: TextIO) -> JsonLog:
     if name == "-" or (options.get("nodaemon") and not name):
         return JsonLog(stdout)
     try:
-        file = LogFile.fromFullPath(name or DAEMONS_LOG)  # type: ignore[no-untyped-call]
+        file = LogFile.fromFullPath(name or DAEMONS_LOG)
     except OSError as problem:
         raise ConfigError(f"can't log to {name or DAEMONS_LOG}: {problem.strerror or problem}") from None
     return JsonLog(file, file.rotate)

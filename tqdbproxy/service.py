@@ -5,10 +5,14 @@ The law of this module: it makes, connects, starts and stops; it decides nothing
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
+import time
+from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from typing import Any, cast
 
 from prometheus_client import CollectorRegistry
@@ -18,24 +22,32 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IReactorCore, IReactorTime
 from twisted.internet.protocol import Factory
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import ILogObserver
 from twisted.python.components import Componentized
 
 from tqdbproxy import config, logs, tls, transport
 from tqdbproxy.addresses import POSTGRES_PORT, EndpointDescription, TcpAddress, UnixAddress
 from tqdbproxy.core.metrics import Metrics
+from tqdbproxy.core.overview import Sources
 from tqdbproxy.core.routing import Rulebook, Rules
 from tqdbproxy.core.writebatch.adaptive import AdaptiveWindow, Bounds
 from tqdbproxy.core.writebatch.manager import Manager
 from tqdbproxy.core.writebatch.types import Limits
-from tqdbproxy.errors import ProxyError
+from tqdbproxy.desk import client_views, group_views, setting_rows
+from tqdbproxy.errors import ConfigError, ProxyError
+from tqdbproxy.postgres.clients.console_entry import ConsoleEntry
+from tqdbproxy.postgres.clients.console_tables import Desk, commands
 from tqdbproxy.postgres.clients.hub import ClientLimits, Hub
 from tqdbproxy.postgres.clients.opening import ClientProtocol
 from tqdbproxy.postgres.servers.executor import BatchExecutor
-from tqdbproxy.postgres.servers.primary import PrimaryServer, ServerTls
-from tqdbproxy.postgres.sql import Texts
+from tqdbproxy.postgres.servers.groups import GroupPlan, Groups
+from tqdbproxy.postgres.servers.inquiry import with_tls
+from tqdbproxy.postgres.servers.primary import ServerTls
+from tqdbproxy.postgres.servers.probing import Means
+from tqdbproxy.postgres.sql import Text, Texts
 from tqdbproxy.settings import GroupSettings, Settings, WriteBatchSettings
-from tqdbproxy.web import metrics_site
+from tqdbproxy.web import make_site
 
 reactor = cast(Any, _reactor)
 log = logs.logger(__name__)
@@ -52,15 +64,16 @@ class ProxyService(Service):
         self._metrics = Metrics(registry, settings.metrics.max_callers, reactor.seconds)
         texts = Texts()
         self._texts = texts
-        self._executor = BatchExecutor(reactor.seconds, texts.keep_strings)
+        self._executor = BatchExecutor(reactor.seconds, self._keep_strings)
         self._batches = Manager(
             _batch_limits(settings.write_batch), self._executor, self._metrics, cast(IReactorTime, reactor)
         )
         self._book = Rulebook(Rules())
         self._window: AdaptiveWindow | None = None
-        self._server = _server(settings.groups[settings.postgres.default])
+        in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
+        self._groups = Groups(Means(transport.connect, cast(IReactorTime, reactor), in_thread))
         self._hub = Hub(
-            connect=cast(Any, self._server.connect),
+            connect=cast(Any, self._groups.connect),
             batches=self._batches,
             metrics=self._metrics,
             clock=cast(IReactorTime, reactor),
@@ -68,8 +81,9 @@ class ProxyService(Service):
             book=self._book,
             texts=texts,
         )
+        self._hub.console = self._console()
         self._apply(settings)
-        self._site = metrics_site(registry)
+        self._site = make_site(registry, self._sources(), self._groups.ready, cast(IReactorTime, reactor))
         self._listeners = [transport.Listener(address) for address in _client_addresses(settings)]
         self._metrics_listeners = [
             transport.Listener(address) for address in settings.metrics.listen if isinstance(address, TcpAddress)
@@ -87,7 +101,7 @@ class ProxyService(Service):
     def setServiceParent(self, parent: Any) -> None:
         """See `twisted.application.service.IService`. twistd looks for an observer on the application, then logs."""
         if self._log is not None and isinstance(parent, Componentized):
-            parent.setComponent(ILogObserver, self._log)  # type: ignore[no-untyped-call]
+            parent.setComponent(ILogObserver, self._log)
         super().setServiceParent(parent)  # type: ignore[no-untyped-call]
 
     def startService(self) -> None:
@@ -107,14 +121,14 @@ class ProxyService(Service):
             log.info("clients connect to {address}", address=listener.address)
         for listener in self._metrics_listeners:
             listener.start(lambda: self._site.buildProtocol(None))
-            log.info("metrics at http://{address}/metrics", address=listener.address)
+            log.info("metrics at http://{address}/metrics, status page at http://{address}/", address=listener.address)
         for address in self._settings.postgres.listen:
             if isinstance(address, EndpointDescription):
                 self._listen_on(address, Factory.forProtocol(self._client))
         for address in self._settings.metrics.listen:
             if isinstance(address, EndpointDescription):
                 self._listen_on(address, self._site)
-        log.info("group {group} is at {address}", group=self._server.group, address=self._server.address)
+        self._groups.start()
         # What has been made until now stays: the collector needn't look at it again.
         gc.collect()
         gc.freeze()
@@ -142,6 +156,7 @@ class ProxyService(Service):
 
     def _stopped(self, _result: Any) -> None:
         self._batches.stop()
+        self._groups.stop_watching()
         for listener in self._metrics_listeners:
             listener.stop()
 
@@ -149,16 +164,20 @@ class ProxyService(Service):
 
     def reload(self) -> None:
         """Read the configuration again; what is wrong is logged, and then all stays as it was."""
-        if self._path is None:
-            log.warn("nothing to reload: there is no configuration file")
-            return
+        with contextlib.suppress(ProxyError):
+            self._reload()
+
+    def _reload(self) -> None:
+        """The same, for somebody who is told what is wrong: raises `ProxyError`."""
         try:
+            if self._path is None:
+                raise ConfigError("there is no configuration file")
             settings = config.load(self._path, os.environ)
             fixed = _not_reloadable(self._settings, settings)
             self._apply(settings)
         except ProxyError as problem:
             log.error("configuration not reloaded: {problem}", problem=problem)
-            return
+            raise
         for name in fixed:
             log.warn("{name} has changed, which takes a restart", name=name)
         self._settings = settings
@@ -169,10 +188,15 @@ class ProxyService(Service):
         context = None
         if settings.postgres.tls != "off":
             context = tls.for_clients(settings.postgres.tls_cert, settings.postgres.tls_key)
+        plans = [_plan(group) for group in settings.groups.values()]
+        self._groups.replace(plans, settings.postgres.default)
         self._hub.tls_context = context
         self._hub.tls_required = settings.postgres.tls == "require"
         limits = settings.limits
         self._hub.limits = ClientLimits(limits.max_clients, limits.login_timeout_s, limits.shutdown_timeout_s)
+        if self._hub.console is not None:
+            self._hub.console.database = settings.admin.database
+            self._hub.console.users = frozenset(settings.admin.users)
         self._apply_batching(settings.write_batch)
         logs.set_level(settings.log.level)
 
@@ -194,19 +218,27 @@ class ProxyService(Service):
             self._window.start()
         self._move_window(settings, self._window.delay_s if self._window is not None else None)
 
+    def _keep_strings(self, text: Text) -> None:
+        self._texts.keep_strings(text)
+        # What sessions have noted of their last units holds for one set of rules: now they look again.
+        self._book.rules = replace(self._book.rules)
+
     def _move_window(self, settings: WriteBatchSettings, delay_s: float | None) -> None:
         self._book.rules = Rules(settings.enabled, settings.max_batch_bytes, delay_s)
 
     def _show(self) -> None:
         """Gauges that are read from the parts when somebody asks."""
-        counts = self._server.counts
+        groups = self._groups
         self._metrics.gauge("tqdbproxy_clients", "Client connections, by state", lambda: self._hub.states(), ("state",))
         self._metrics.gauge(
             "tqdbproxy_server_connections",
             "Server connections, by state",
-            lambda: {("open",): float(counts.connections)},
+            lambda: {("open",): float(groups.connections())},
             ("state",),
         )
+        server = ("group", "server")
+        self._metrics.gauge("tqdbproxy_server_up", "Whether a server begins sessions", groups.up, server)
+        self._metrics.gauge("tqdbproxy_server_writable", "Whether a server takes writes", groups.writable, server)
         self._metrics.gauge(
             "tqdbproxy_write_current_delay_ms",
             "Window of writes without a hint (adaptive mode)",
@@ -220,8 +252,37 @@ class ProxyService(Service):
         self._metrics.counter(
             "tqdbproxy_database_queries_total",
             "Statements and batches sent to each server",
-            lambda: {(self._server.name,): float(counts.units + counts.batches)},
+            groups.statements,
             ("replica",),
+        )
+
+    # What operators see
+
+    def _sources(self) -> Sources:
+        return Sources(
+            version=version("tqdbproxy"),
+            started=time.time(),
+            now=reactor.seconds,
+            metrics=self._metrics,
+            clients=lambda: {state: int(count) for (state,), count in self._hub.states().items()},
+            servers=self._groups.views,
+            pending=lambda: self._batches.pending,
+            window_ms=lambda: self._window.delay_s * 1000 if self._window is not None else None,
+        )
+
+    def _console(self) -> ConsoleEntry:
+        desk = Desk(
+            sources=self._sources(),
+            sessions=lambda: client_views(self._hub),
+            groups=lambda: group_views(self._batches, reactor.seconds()),
+            settings=lambda: setting_rows(self._settings),
+            flush=self._batches.flush,
+            reload=self._reload,
+            # Later: whoever asked for it gets his answer first.
+            shutdown=lambda: reactor.callLater(0, reactor.stop),
+        )
+        return ConsoleEntry(
+            "", frozenset(), os.geteuid(), lambda _message: self._groups.connect_default(), commands(desk)
         )
 
 
@@ -230,11 +291,17 @@ def make_service(settings: Settings, path: str | None) -> ProxyService:
     return ProxyService(settings, path)
 
 
-def _server(group: GroupSettings) -> PrimaryServer:
+def _plan(group: GroupSettings) -> GroupPlan:
     context = tls.for_servers(group.sslmode, group.sslrootcert)
-    server_tls = ServerTls(context, required=group.sslmode != "prefer")
-    clock = cast(IReactorTime, reactor)
-    return PrimaryServer(group.name, group.primary, server_tls, group.connect_timeout_s, transport.connect, clock)
+    return GroupPlan(
+        group.name,
+        group.primary,
+        group.databases,
+        ServerTls(context, required=group.sslmode != "prefer"),
+        group.connect_timeout_s,
+        with_tls(group.probe, group.sslmode, group.sslrootcert),
+        group.probe_interval_s,
+    )
 
 
 def _batch_limits(settings: WriteBatchSettings) -> Limits:
@@ -273,8 +340,6 @@ def _not_reloadable(old: Settings, new: Settings) -> list[str]:
     pairs = {
         "[postgres] listen": (old.postgres.listen, new.postgres.listen),
         "[postgres] socket": (old.postgres.socket, new.postgres.socket),
-        "[postgres] default": (old.postgres.default, new.postgres.default),
-        "[postgres.NAME]": (old.groups, new.groups),
         "[metrics]": (old.metrics, new.metrics),
         "[log] format": (old.log.format, new.log.format),
     }

@@ -14,11 +14,14 @@ from tqdbproxy.addresses import ListenAddress, ServerAddress
 
 @dataclass(frozen=True, slots=True)
 class PostgresSettings:
-    """[postgres]: the clients' side. ``socket`` is None or the directory or path as it was written."""
+    """[postgres]: the clients' side. ``socket`` is None or the directory or path as it was written.
+
+    ``default`` None: databases that no group claims aren't served.
+    """
 
     listen: tuple[ListenAddress, ...]
     socket: str | None
-    default: str
+    default: str | None
     tls: Literal["off", "allow", "require"]
     tls_cert: str
     tls_key: str
@@ -26,13 +29,19 @@ class PostgresSettings:
 
 @dataclass(frozen=True, slots=True)
 class GroupSettings:
-    """[postgres.NAME]: one group of servers. ``sslrootcert`` is "" or the path of a readable PEM file."""
+    """[postgres.NAME]: one group of servers. ``sslrootcert`` is "" or the path of a readable PEM file.
+
+    ``probe``: a connection string without a server, or "".
+    """
 
     name: str
-    primary: ServerAddress
+    primary: tuple[ServerAddress, ...]
+    databases: tuple[str, ...]
     sslmode: Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
     sslrootcert: str
     connect_timeout_s: float
+    probe: str
+    probe_interval_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +83,14 @@ class LogSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AdminSettings:
+    """[admin]. An empty ``database``: no console."""
+
+    database: str
+    users: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LimitsSettings:
     """[limits]."""
 
@@ -84,11 +101,12 @@ class LimitsSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The whole configuration. ``groups`` by name; ``postgres.default`` is one of them."""
+    """The whole configuration. ``groups`` by name; ``postgres.default`` is one of them or None."""
 
     postgres: PostgresSettings
     groups: Mapping[str, GroupSettings]
     write_batch: WriteBatchSettings
     metrics: MetricsSettings
     log: LogSettings
+    admin: AdminSettings
     limits: LimitsSettings

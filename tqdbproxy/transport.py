@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import socket
 import ssl
-import stat
+import struct
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
@@ -29,6 +28,7 @@ from zope.interface import implementer
 from tqdbproxy.addresses import TcpAddress, UnixAddress
 from tqdbproxy.errors import ConfigError, ServerUnreachable, TlsFailed
 from tqdbproxy.logs import logger
+from tqdbproxy.sockets import bind_tcp, bind_unix
 
 log = logger(__name__)
 
@@ -41,6 +41,9 @@ SHUTDOWN_TIMEOUT_S = 5.0
 """How long a TLS peer may take to read what is queued and to say goodbye, once we have closed."""
 
 BACKLOG = 1024
+
+CREDENTIALS = struct.Struct("3i")
+"""Linux' ``struct ucred``: process, user, group."""
 
 
 def install_reactor() -> None:
@@ -157,6 +160,15 @@ class Wire(asyncio.Protocol):
         """See `ITransport`: our end's address as the socket module gives it."""
         return self._inner.get_extra_info("sockname")
 
+    def peer_user(self) -> int | None:
+        """The system's user at the other end of a Unix socket, as the kernel says; None where it doesn't."""
+        sock = self._inner.get_extra_info("socket")
+        if sock is None or sock.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
+            return None
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+        user: int = CREDENTIALS.unpack(credentials)[1]
+        return user
+
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """Whoever is registered is paused while more than `HIGH_WATER` bytes are queued here."""
         self._producer = producer
@@ -270,8 +282,32 @@ class Wire(asyncio.Protocol):
     def _let_go(self) -> None:
         """Break the circles, so that a lost connection's buffers are freed now and not when the collector comes."""
         self._tls = None
+        self._inner = CLOSED
         self.write = _say_nothing
         self.data_received = _say_nothing  # type: ignore[method-assign, assignment]
+
+
+class _Closed(asyncio.Transport):
+    """In the place of a transport that is no more."""
+
+    def close(self) -> None:
+        """See `asyncio.BaseTransport`."""
+
+    abort = close
+
+    def is_closing(self) -> bool:
+        """See `asyncio.BaseTransport`."""
+        return True
+
+    def get_write_buffer_size(self) -> int:
+        """See `asyncio.WriteTransport`."""
+        return 0
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """See `asyncio.BaseTransport`."""
+
+
+CLOSED = _Closed()
 
 
 def _say_nothing(_data: bytes) -> None:
@@ -323,7 +359,7 @@ class Listener:
     def __init__(self, address: TcpAddress | str) -> None:
         """``address`` is TCP or the path of a Unix socket. Raises `ConfigError` if it can't be bound."""
         try:
-            self._sockets = _bind_unix(address) if isinstance(address, str) else _bind_tcp(address)
+            self._sockets = bind_unix(address) if isinstance(address, str) else bind_tcp(address)
         except OSError as problem:
             raise ConfigError(f"can't listen on {address}: {problem.strerror or problem}") from problem
         self.address: TcpAddress | str = address
@@ -350,53 +386,3 @@ class Listener:
         if isinstance(self.address, str):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.address)
-
-
-def _bind_tcp(address: TcpAddress) -> list[socket.socket]:
-    """One socket per address that the host's name stands for."""
-    sockets: list[socket.socket] = []
-    port = address.port
-    found = socket.getaddrinfo(address.host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    for family, kind, proto, _name, where in found:
-        sock = socket.socket(family, kind, proto)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        try:
-            # Port 0: the first socket chooses, the others take the same.
-            sock.bind((where[0], port, *where[2:]))
-        except OSError as problem:
-            sock.close()
-            if problem.errno == errno.EAFNOSUPPORT or (sockets and not address.host):  # a host without IPv6
-                continue
-            for other in sockets:
-                other.close()
-            raise
-        sock.setblocking(False)
-        port = port or sock.getsockname()[1]
-        sockets.append(sock)
-    return sockets
-
-
-def _bind_unix(path: str) -> list[socket.socket]:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        _remove_stale(path)
-        sock.bind(path)
-        os.chmod(path, 0o777)  # as PostgreSQL's unix_socket_permissions: who may come is the server's matter
-    except OSError:
-        sock.close()
-        raise
-    sock.setblocking(False)
-    return [sock]
-
-
-def _remove_stale(path: str) -> None:
-    """A socket file that nobody listens on is left over from a killed process."""
-    if not os.path.exists(path) or not stat.S_ISSOCK(os.stat(path).st_mode):
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)

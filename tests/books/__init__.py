@@ -7,8 +7,10 @@ phrasing   how a write is said on the wire: simple, unnamed, prepared
 wire       a client's connection, on asyncio
 judge      one reply against one write
 audit      the whole ledger against the tables
+program    which kinds are written at one time
 clients    who writes, cancels and vanishes
 faults     what happens to servers and proxies meanwhile
+relay      the network between proxy and server, which may be cut
 site       the server and the proxy that all this is done to
 run        one run from the first table to the report
 

@@ -16,14 +16,16 @@ from tests.books.site import Site
 
 LOOK_S = 0.005
 STALL_S = 2.5
+DEAF_S = 0.03
 
 FAULTS: dict[str, Callable[[Site, Random], None]] = {
     "terminate": lambda site, chance: site.terminate_some(chance, 5),
     "kill": lambda site, chance: site.kill_one(chance),
     "fast": lambda site, _chance: site.server.restart("fast"),
     "immediate": lambda site, _chance: site.server.restart("immediate"),
-    "crash": lambda site, _chance: (site.server.kill9(), site.server.start())[0],
+    "crash": lambda site, _chance: site.crash(),
     "proxy": lambda site, _chance: site.replace_proxy(signal.SIGKILL),
+    "cut": lambda site, _chance: site.cut(DEAF_S),
     "stall": lambda site, _chance: site.stall(STALL_S),
     "stop": lambda site, _chance: site.replace_proxy(signal.SIGTERM),
 }

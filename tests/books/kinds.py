@@ -6,7 +6,7 @@ The law of this module: a write's mark is its own, and whether it must fail is k
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
 from tests.books.ledger import Ledger, Write
@@ -16,7 +16,10 @@ FEW = 0.03
 """The share of writes that are made to fail, where a kind can."""
 
 UNIQUE_VIOLATION = "23505"
-DEADLOCK = "40P01"
+FOUGHT_FOR = frozenset({"40P01"})
+"""A write to a row that batches of several groups want may be what their deadlock is broken up with, even if it is
+alone: while it waits it holds a lock on the row's version."""
+
 NOBODY = 1_000_000
 """Parents from here on don't exist."""
 
@@ -24,12 +27,17 @@ NOBODY = 1_000_000
 class Desk:
     """Hands out numbers, unique values and chances; shared by all clients."""
 
-    def __init__(self, ledger: Ledger, chance: Random) -> None:
+    def __init__(self, ledger: Ledger, chance: Random, users: Sequence[str] = ("postgres",)) -> None:
         self.ledger = ledger
         self.chance = chance
+        self._users = users
         self._numbers = itertools.count(1)
         self._pairs = itertools.count(1)
         self._stock = iter(range(1, STOCK + 1))
+
+    def user(self, client: int) -> str:
+        """Who the client with this number is."""
+        return self._users[client % len(self._users)]
 
     def number(self) -> int:
         """A mark that nobody else has."""
@@ -53,15 +61,17 @@ class Desk:
         return self.chance.random() < FEW
 
 
-def plain(desk: Desk, _client: int) -> Write:
+def plain(desk: Desk, client: int) -> Write:
     w = desk.number()
-    return Write("plain", w, "INSERT INTO plain (w, v) VALUES ($1, $2)", (w, _text(w)))
+    proof = _text(w) + desk.user(client)
+    return Write("plain", w, "INSERT INTO plain (w, v) VALUES ($1, $2)", (w, _text(w)), proof=proof)
 
 
-def plain_returning(desk: Desk, _client: int) -> Write:
+def plain_returning(desk: Desk, client: int) -> Write:
     w = desk.number()
-    sql = "INSERT INTO plain (w, v) VALUES ($1, $2) RETURNING w, v"
-    return Write("plain", w, sql, (w, _text(w)), row=(str(w), _text(w)))
+    proof = _text(w) + desk.user(client)
+    sql = "INSERT INTO plain (w, v) VALUES ($1, $2) RETURNING w, concat(v, who)"
+    return Write("plain", w, sql, (w, _text(w)), row=(str(w), proof), proof=proof)
 
 
 def keyed(desk: Desk, _client: int) -> Write:
@@ -156,14 +166,14 @@ def merged(desk: Desk, _client: int) -> Write:
 def counted(desk: Desk, _client: int) -> Write:
     w, k = desk.number(), 1 + desk.chance.randrange(COUNTERS)
     sql = "UPDATE counters SET n = n + 1, last = $1 WHERE k = $2 RETURNING last, k"
-    return Write("counters", w, sql, (w, k), tag="UPDATE 1", row=(str(w), str(k)))
+    return Write("counters", w, sql, (w, k), tag="UPDATE 1", row=(str(w), str(k)), may_fail=FOUGHT_FOR)
 
 
 def upserted(desk: Desk, _client: int) -> Write:
     w, k = desk.number(), desk.chance.randrange(200)
     update = "UPDATE SET n = upserted.n + 1, last = EXCLUDED.last"
     sql = f"INSERT INTO upserted VALUES ($2, 1, $1) ON CONFLICT (k) DO {update} RETURNING last"
-    return Write("upserted", w, sql, (w, k), row=(str(w),))
+    return Write("upserted", w, sql, (w, k), row=(str(w),), may_fail=FOUGHT_FOR)
 
 
 def tallied(desk: Desk, client: int) -> Write:
@@ -185,7 +195,8 @@ def duel(desk: Desk, _client: int) -> Write:
     """Two groups, each with writes to both tables in any order: their batches lock each other out."""
     w, k, side = desk.number(), 1 + desk.chance.randrange(4), desk.chance.choice(("left", "right"))
     sql = f"UPDATE duel_{side} SET n = n + 1, last = $1 WHERE k = $2"
-    return Write(f"duel_{side}", w, sql, (w, k), tag="UPDATE 1", key=desk.chance.choice(("first", "second")))
+    key = desk.chance.choice(("first", "second"))
+    return Write(f"duel_{side}", w, sql, (w, k), tag="UPDATE 1", key=key, may_fail=FOUGHT_FOR)
 
 
 KINDS: tuple[Callable[[Desk, int], Write], ...] = (

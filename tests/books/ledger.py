@@ -33,6 +33,7 @@ class Write:
     :param fails: the SQLSTATE that it must fail with; empty: it should succeed.
     :param may_fail: other SQLSTATEs that are no fault.
     :param words: what its error or notice has to tell of it, so that it can't be another's.
+    :param proof: what its row has to hold besides the mark; empty: what RETURNING returned, if anything.
     :param holds: a unique value that is taken from now on if it succeeds, or wanted if it doesn't.
     """
 
@@ -47,6 +48,7 @@ class Write:
     may_fail: frozenset[str] = frozenset()
     words: str = ""
     notice: bool = False
+    proof: str = ""
     holds: int | None = None
     key: str = ""
 

@@ -12,7 +12,7 @@ from tests.books.kinds import KINDS, Desk, counted, duel
 from tests.books.ledger import Write
 from tests.books.phrasing import Way
 
-PHASE = 1500
+PHASE = 800
 """Writes after which other kinds have their turn."""
 
 KINDS_AT_ONCE = 3

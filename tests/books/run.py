@@ -23,6 +23,9 @@ from tests.books.ledger import Ledger, Outcome
 from tests.books.program import Program
 from tests.books.site import DATABASE, Site
 
+USERS = ("hasty", "picky", *("postgres",) * 14)
+"""One client after the other is one of these."""
+
 PATIENCE_S = 30.0
 """For one answer."""
 
@@ -69,7 +72,7 @@ class Report:
 
 def run(plan: Plan, folder: Path) -> Report:
     """Do it on a server and proxies of its own; ``folder`` takes the proxies' files."""
-    with Site(folder, plan.config) as site:
+    with Site(folder, plan.config, relayed="cut" in plan.faults) as site:
         with site.connect() as connection:
             connection.execute((schema.roles() + schema.TABLES).encode())
             connection.execute(schema.tallies(plan.clients).encode())
@@ -90,13 +93,12 @@ def run(plan: Plan, folder: Path) -> Report:
 
 async def _write(plan: Plan, site: Site, ledger: Ledger) -> None:
     chance = Random(plan.seed)
-    desk = Desk(ledger, chance)
+    desk = Desk(ledger, chance, USERS)
     program = Program(desk, plan.hint)
-    users = ["hasty", "picky", *["postgres"] * 14]
     clients = [
         Client(
             number,
-            users[number % len(users)],
+            desk.user(number),
             DATABASE,
             lambda: site.port,
             ledger,

@@ -25,7 +25,7 @@ CREATE TRIGGER logged AFTER INSERT OR UPDATE ON {0} FOR EACH ROW WHEN (NEW.last 
 """
 
 TABLES = f"""
-CREATE TABLE plain (w bigint, v text);
+CREATE TABLE plain (w bigint, v text, who text DEFAULT current_user);
 CREATE TABLE keyed (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, w bigint, u bigint UNIQUE);
 CREATE TABLE paired (w bigint, u bigint UNIQUE);
 CREATE TABLE checked (w bigint, v int CHECK (v >= 0));
@@ -81,7 +81,8 @@ ANALYZE;
 class Page:
     """Where the marks of a page are. All of its queries must return the same marks, one row for each effect.
 
-    A query's second column, if it has one, is what the second column of RETURNING was. ``laws`` return no row.
+    A query's second column, if it has one, is what the second column of RETURNING was, or the write's ``proof``.
+    ``laws`` return no row.
     """
 
     queries: tuple[str, ...]
@@ -96,7 +97,7 @@ def _counted(table: str) -> Page:
 
 
 PAGES = {
-    "plain": Page(("SELECT w, v FROM plain",)),
+    "plain": Page(("SELECT w, concat(v, who) FROM plain",)),
     "keyed": Page(("SELECT w, id FROM keyed",)),
     "paired": Page(("SELECT w FROM paired",)),
     "checked": Page(("SELECT w FROM checked",)),

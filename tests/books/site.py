@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import psycopg
 
+from tests.books.relay import Relay
 from tests.integration.metrics import scrape
 from tests.integration.waiting import wait_for
 from tests.proxies import RunningProxy, start_proxy
@@ -32,28 +33,41 @@ METHODS = ("single", "prepared", "merged", "transaction")
 
 
 class Site:
-    """A server, and one proxy after another in front of it. ``text``: the proxies' configuration."""
+    """A server, and one proxy after another in front of it.
 
-    def __init__(self, folder: Path, text: str = "", **settings: Any) -> None:
+    ``text``: the proxies' configuration. ``relayed``: between them is a `Relay`.
+    """
+
+    def __init__(self, folder: Path, text: str = "", *, relayed: bool = False, **settings: Any) -> None:
         self.server = EmbeddedServer(conf=CONF, **settings)
         self.proxies: list[RunningProxy] = []
         self._folder = folder
         self._text = text
         self._counts: Counter[str] = Counter()
+        self._relayed = relayed
+        self.relay: Relay | None = None
 
     def __enter__(self) -> Site:
         self.server.start()
         try:
+            if self._relayed:
+                self.relay = Relay(self.server.port)
+                self.relay.start()
             self.start_proxy()
         except BaseException:
-            self.server.close()
+            self.close()
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
         for proxy in self.proxies:
             if proxy.process.poll() is None:
                 proxy.stop(signal.SIGKILL)
+        if self.relay is not None:
+            self.relay.close()
         self.server.close()
 
     @property
@@ -85,7 +99,8 @@ class Site:
     def start_proxy(self) -> None:
         folder = self._folder / f"proxy{len(self.proxies)}"
         folder.mkdir()
-        self.proxies.append(start_proxy(folder, f"{self.server.host}:{self.server.port}", self._text))
+        port = self.relay.port if self.relay is not None else self.server.port
+        self.proxies.append(start_proxy(folder, f"{self.server.host}:{port}", self._text))
 
     def replace_proxy(self, number: int) -> None:
         """End it with this signal and start another one."""
@@ -109,6 +124,16 @@ class Site:
         with suppress(psycopg.OperationalError, ProcessLookupError), self.connect() as connection:
             pids = [row[0] for row in connection.execute(CLIENTS.encode())]
             os.kill(chance.choice(pids), signal.SIGKILL)
+
+    def cut(self, seconds: float) -> None:
+        """The network between proxy and server loses what the server says, and then the connections: half of them."""
+        assert self.relay is not None, "there is no relay"
+        self.relay.cut(seconds)
+
+    def crash(self) -> None:
+        """``kill -9`` of all server processes at once, and a new start."""
+        self.server.kill9()
+        self.server.start()
 
     def stall(self, seconds: float) -> None:
         """The server's processes are stopped for so long, as on a machine that swaps or whose disk hangs."""

@@ -14,7 +14,6 @@ from tests.integration.wire import Wire
 from tests.proxies import RunningProxy
 from tqdbproxy.embedded import EmbeddedServer
 
-
 LEFT_OVER = (
     "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
     " WHERE datname = current_database() AND pid <> pg_backend_pid()"

@@ -9,7 +9,7 @@ from tests.integration.compare import Ends
 from tests.integration.metrics import Growth, scrape
 from tests.integration.test_batches import HINT, TOGETHER, together
 from tests.integration.test_limits import StartWith, Wires
-from tests.integration.wire import SYNC, Wire, bind, execute, kinds, parse, query
+from tests.integration.wire import SYNC, Wire, bind, describe, execute, kinds, parse, query
 from tests.proxies import RunningProxy
 
 SCHEMA = ("CREATE TABLE t (a int)", "CREATE SEQUENCE s", "DROP ROLE IF EXISTS other", "CREATE ROLE other")
@@ -79,6 +79,20 @@ def test_sessions_that_are_like_new_ones(start_with: StartWith, wires: Wires, na
     ends.prepare("DROP ROLE other")
 
 
+BYTES = f"{HINT} INSERT INTO t VALUES (('\\x41'::bytea)::text, $1)"
+
+
+def test_settings_that_no_server_reports_count(start_with: StartWith, wires: Wires) -> None:
+    proxy, ends = start_with(TOGETHER.format(2))
+    ends.prepare("CREATE TABLE t (a text, n int)")
+    four = wires(4, proxy.port, ends.database)
+    for wire in four[::2]:
+        wire.ask(query("SET bytea_output = 'escape'"))
+    together(four, [parse(BYTES) + bind(str(n)) + execute() + SYNC for n in range(4)])
+    assert ends.ask("SELECT a, n FROM t ORDER BY n") == [("A", 0), ("\\x41", 1), ("A", 2), ("\\x41", 3)]
+    assert scrape(proxy).total("write_batch_size_count") == 2
+
+
 def test_sessions_that_said_the_same_are_alike(start_with: StartWith, wires: Wires) -> None:
     """Four sessions on two schemas: two batches, each in its own."""
     proxy, ends = start_with(TOGETHER.format(2))
@@ -94,14 +108,13 @@ def test_sessions_that_said_the_same_are_alike(start_with: StartWith, wires: Wir
 
 def test_start_up_options_count(start_with: StartWith, wires: Wires) -> None:
     proxy, ends = start_with(TOGETHER.format(2))
-    ends.prepare("CREATE TABLE t (at text, n int)")
+    ends.prepare("CREATE TABLE t (a text, n int)")
     four = wires(4, proxy.port)
-    zones = ("Asia/Tokyo", "America/Lima")
     for number, wire in enumerate(four):
-        wire.start(ends.database, TimeZone=zones[number % 2], application_name=f"app{number}")
-    insert = f"{HINT} INSERT INTO t VALUES (to_char(timestamptz 'epoch', 'HH24'), $1)"
-    together(four, [parse(insert) + bind(str(n)) + execute() + SYNC for n in range(4)])
-    assert ends.ask("SELECT at, n FROM t ORDER BY n") == [("09", 0), ("19", 1), ("09", 2), ("19", 3)]
+        output = ("escape", "hex")[number % 2]
+        wire.start(ends.database, options=f"-c bytea_output={output}", application_name=f"app{number}")
+    together(four, [parse(BYTES) + bind(str(n)) + execute() + SYNC for n in range(4)])
+    assert ends.ask("SELECT a, n FROM t ORDER BY n") == [("A", 0), ("\\x41", 1), ("A", 2), ("\\x41", 3)]
     assert scrape(proxy).total("write_batch_size_count") == 2
 
 
@@ -127,6 +140,33 @@ def test_what_a_session_keeps_survives_a_batch_on_its_connection(start_with: Sta
     for wire in two:
         wire.send(query("SELECT 1"))
         assert "A" in kinds(wire.until())
+
+
+def test_the_unnamed_statement_is_what_the_client_believes(start_with: StartWith, wires: Wires) -> None:
+    """After a unit that was batched, the server of its session has never seen its Parse."""
+    proxy, ends = start_with(TOGETHER.format(2))
+    ends.prepare("CREATE TABLE t (a int)")
+    insert = parse(f"{HINT} INSERT INTO t VALUES ($1) RETURNING a")
+    uses = (
+        bind("5") + describe() + execute() + SYNC,
+        describe("", "S") + SYNC,
+        bind("6") + execute("", 1) + execute() + SYNC,
+        bind("5", "6") + execute() + SYNC,
+        query("SELECT 1"),
+    )
+    for said in uses:
+        heard = []
+        for port in (ends.direct_port, proxy.port):
+            two = wires(2, port, ends.database)
+            rounds = (
+                insert + bind("1") + describe() + execute() + SYNC,
+                said,
+                query(f"{HINT} INSERT INTO t VALUES (1)"),
+                bind("7") + execute() + SYNC,
+            )
+            heard.append([[kinds(answer) for answer in together(two, [message] * 2)] for message in rounds])
+        assert heard[1] == heard[0]
+        assert heard[0][-1] == ["EZ", "EZ"]
 
 
 def test_a_notification_that_comes_in_mid_batch_is_delivered(start_with: StartWith, wires: Wires) -> None:

@@ -4,6 +4,7 @@ Every acknowledged write is a row, no row is there twice, what was not acknowled
 what was reported as unknown (08007) or lost with its connection may be either.
 
 ``kill -9`` of one of its processes makes PostgreSQL restart all of them. ``TQDBPROXY_KILLS`` is how often (100).
+Connections are closed, not left by ``with``: psycopg would commit first, fail, and leave them open.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
 import psycopg
@@ -88,7 +89,7 @@ class Writers:
         n = 0
         while not self._over.is_set():
             try:
-                with psycopg.connect(self._dsn, autocommit=True) as connection:
+                with closing(psycopg.connect(self._dsn, autocommit=True)) as connection:
                     while not self._over.is_set() and not connection.closed:
                         n += 1
                         self._write(connection, book, n)
@@ -152,7 +153,7 @@ def test_kill_9_of_the_process_that_runs_a_batch(
 
 
 def _recovered(server: EmbeddedServer) -> bool:
-    with suppress(psycopg.OperationalError), psycopg.connect(server.dsn()) as connection:
+    with suppress(psycopg.OperationalError), closing(psycopg.connect(server.dsn())) as connection:
         return not connection.closed
     return False
 
@@ -161,7 +162,7 @@ def _kill_a_carrier(server: EmbeddedServer, chance: random.Random) -> None:
     """Find a process that runs a batch, and kill it at once."""
 
     def look() -> bool:
-        with suppress(psycopg.OperationalError), psycopg.connect(server.dsn(), autocommit=True) as watcher:
+        with suppress(psycopg.OperationalError), closing(psycopg.connect(server.dsn(), autocommit=True)) as watcher:
             for _ in range(100):
                 found = watcher.execute(CARRIERS).fetchall()
                 if found:

@@ -153,7 +153,7 @@ def test_batches(start_with: StartWith, wires: Wires) -> None:
     assert page.total("write_aggregation_factor") == 6
     assert page.total("clients") == page.total("clients", state="session") == 6
     assert page.total("server_connections", state="open") == 6
-    together(six, [extended(insert, n + 5) for n in range(6)])  # one of them is there already
+    together(six, [extended(insert, 10 - n) for n in range(6)])  # the last one is there already
     page = scrape(proxy)
     assert page.total("write_batch_retries_total", way="forward") == 1
     assert page.total("write_batch_retries_total", way="batch") == 5

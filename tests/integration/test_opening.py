@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from tests.integration.compare import Ends
+from tests.integration.conftest import assert_no_exception
 from tests.integration.wire import (
     GSSENC_REQUEST,
     PROTOCOL_3_0,
@@ -23,10 +24,11 @@ from tests.integration.wire import (
     startup,
     values,
 )
-from tests.proxies import RunningProxy
+from tests.proxies import RunningProxy, free_ports
 from tqdbproxy.embedded import EmbeddedServer
 
 STARTUP_LIMIT = 10_000
+LONG = "COPY (SELECT repeat('x', 1000) FROM generate_series(1, 20000)) TO STDOUT"
 METHODS = {"clear": "password", "hashed": "md5", "salted": "scram-sha-256"}
 
 # Start-up packets by what is special about them, for a database of the given name.
@@ -160,6 +162,22 @@ def test_a_unix_socket_on_both_sides(
         connection.cancel_safe()
     proxy.stop()
     assert not list(folder.iterdir())
+
+
+def test_a_twisted_endpoint_description(
+    postgres: EmbeddedServer, start: Callable[..., RunningProxy], database: str
+) -> None:
+    (port,) = free_ports(1)
+    proxy = start(f"{postgres.host}:{postgres.port}", ALSO_LISTEN=f"tcp:{port}:interface=127.0.0.1")
+    with psycopg.connect(proxy.dsn(database, port=port, sslmode="prefer"), autocommit=True) as connection:
+        connection.execute("CREATE TABLE t (a int)")
+        connection.execute("/* batch:5 */ INSERT INTO t SELECT generate_series(1, 3)")
+        assert dict(connection.execute("SELECT * FROM pg_tqdb_status").fetchall())["Backend"] == "write-batch"
+        with connection.cursor().copy(
+            "COPY (SELECT repeat('x', 1000) FROM generate_series(1, 20000)) TO STDOUT"
+        ) as out:
+            assert sum(len(block) for block in out) == 20_000 * 1001
+    assert_no_exception(proxy)
 
 
 def test_the_servers_own_process_answers_and_can_be_terminated(ends: Ends) -> None:

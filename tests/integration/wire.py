@@ -189,9 +189,9 @@ class Wire:
         self.send(*messages)
         return self.until()
 
-    def start(self, database: str, user: str = "postgres", version: int = PROTOCOL_3_0, **options: str) -> Wire:
+    def start(self, database: str, user: str = "postgres", **options: str) -> Wire:
         """Begin a session without a password; returns itself."""
-        frames = self.ask(startup(database, user, version, **options))
+        frames = self.ask(startup(database, user, PROTOCOL_3_0, **options))
         self.key = next((frame.body for frame in frames if frame.kind == "K"), b"")
         return self
 

@@ -81,6 +81,7 @@ class TlsWire(Wire):
         self, port: int, context: ssl.SSLContext | None = None, *, direct: bool = False, **options: Any
     ) -> None:
         super().__init__(port, **options)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as libpq
         if not direct:
             self.send(SSL_REQUEST)
             answer = self.raw(1)

@@ -26,6 +26,8 @@ PASSWORD = "grün und geheim"
 SSL_ONLY, CLEAR_ONLY = "ssl", "clear"
 """Prefixes of users who may come over TLS only, or in clear only."""
 SSL_REQUEST_SIZE = 8
+TRUSTING = frame("R", bytes(4)) + frame("K", b"\0\0\0\1key!") + frame("Z", b"I")
+"""What a server says that trusts whoever comes."""
 ROOT_USER = 0
 
 
@@ -79,6 +81,9 @@ def _make_users(server: EmbeddedServer) -> None:
                 connection.execute(f"CREATE ROLE {user} LOGIN PASSWORD '{PASSWORD}'".encode())
 
 
+UNASKED = "probe_interval_s = 0"
+"""A proxy's setting for pretended servers: nobody connects to them but clients."""
+
 Script = Callable[[socket.socket], None]
 
 
@@ -105,6 +110,10 @@ class PretendedServer:
         with connection, suppress(OSError):
             self.script(connection)
 
+    @property
+    def address(self) -> str:
+        return f"{HOST}:{self.port}"
+
     def __enter__(self) -> PretendedServer:
         return self
 
@@ -113,6 +122,18 @@ class PretendedServer:
         self._listening.close()
         for thread in self._threads:
             thread.join(TIMEOUT_S)
+
+
+def in_clear(answer: bytes) -> Script:
+    """Trusts everybody and says ``answer`` to whatever is asked."""
+
+    def serve(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(TRUSTING)
+        while connection.recv(65536) not in (b"", TERMINATE):
+            connection.sendall(answer)
+
+    return serve
 
 
 def trusting(context: ssl.SSLContext, seen: list[str] | None = None) -> Script:
@@ -125,7 +146,7 @@ def trusting(context: ssl.SSLContext, seen: list[str] | None = None) -> Script:
             if seen is not None:
                 seen.append(encrypted.selected_alpn_protocol() or "")
             encrypted.recv(65536)
-            encrypted.sendall(frame("R", bytes(4)) + frame("K", b"\0\0\0\1key!") + frame("Z", b"I"))
+            encrypted.sendall(TRUSTING)
             while encrypted.recv(65536) not in (b"", TERMINATE):
                 pass
 

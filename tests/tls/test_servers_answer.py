@@ -15,12 +15,10 @@ from tests.integration.waiting import wait_for
 from tests.integration.wire import SSL_REQUEST, Wire, frame, startup
 from tests.proxies import HOST, RunningProxy, free_ports
 from tests.tls.certificates import Certificate
-from tests.tls.clients import ALPN, said_at_start
+from tests.tls.clients import ALPN, TlsWire, client_context, said_at_start
 from tests.tls.conftest import StartTls
-from tests.tls.servers import SSL_REQUEST_SIZE, PretendedServer, Script, trusting
+from tests.tls.servers import SSL_REQUEST_SIZE, TRUSTING, UNASKED, PretendedServer, Script, trusting
 from tqdbproxy.embedded import EmbeddedServer
-
-READY = frame("R", bytes(4)) + frame("K", b"\0\0\0\1key!") + frame("Z", b"I")
 
 
 def answering(*pieces: bytes) -> Script:
@@ -56,12 +54,12 @@ def resetting(connection: socket.socket) -> None:
 INJECTED = "TLS: to the SSL request the server sent unencrypted data after its answer"
 REFUSALS: dict[str, tuple[Script, str]] = {
     # CVE-2021-23222: somebody in between says something in the name of the server.
-    "injected": (answering(b"S" + READY), INJECTED),
+    "injected": (answering(b"S" + TRUSTING), INJECTED),
     "injected no": (
-        answering(b"N" + READY),
+        answering(b"N" + TRUSTING),
         "TLS: to the SSL request the server sent unencrypted data after its answer",
     ),
-    "injected later": (answering(b"S", READY), "TLS: wrong version number"),
+    "injected later": (answering(b"S", TRUSTING), "TLS: wrong version number"),
     "no": (answering(b"N"), "the server does not speak TLS, but sslmode requires it"),
     "error": (answering(frame("E", b"SFATAL\0\0")), "TLS: to the SSL request the server sent neither S nor N but b'E'"),
     "closed": (closing, "TLS: the server closed the connection unexpectedly"),
@@ -81,12 +79,12 @@ def refusal(port: int) -> tuple[str, str]:
 
 def test_answers_that_are_none(start_tls: StartTls) -> None:
     with PretendedServer(closing) as server:
-        proxy = start_tls(f"{HOST}:{server.port}", "off", "require", more="connect_timeout_s = 1")
+        proxy = start_tls(server.address, "off", "require", more=f"connect_timeout_s = 1\n{UNASKED}")
         seen = {}
         for name, (script, _told) in REFUSALS.items():
             server.script = script
             seen[name] = refusal(proxy.port)
-        assert seen == {name: ("08001", f"{HOST}:{server.port}: {told}") for name, (_, told) in REFUSALS.items()}
+        assert seen == {name: ("08001", f"{server.address}: {told}") for name, (_, told) in REFUSALS.items()}
         wait_for(lambda: scrape(proxy).total("server_connections") == 0)
     assert "Traceback" not in proxy.log
     assert proxy.log.count("#warn]") == len(REFUSALS)
@@ -112,7 +110,7 @@ def test_the_server_is_offered_postgresqls_alpn(start_tls: StartTls, certificate
     context.set_alpn_protocols([ALPN])
     seen: list[str] = []
     with PretendedServer(trusting(context, seen)) as server:
-        proxy = start_tls(f"{HOST}:{server.port}", "off", "require")
+        proxy = start_tls(server.address, "off", "require", more=UNASKED)
         with Wire(proxy.port) as wire:
             wire.start("postgres")
     assert seen == [ALPN]
@@ -123,7 +121,7 @@ def test_tls_1_2_is_enough(start_tls: StartTls, certificate: Certificate) -> Non
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     seen: list[str] = []
     with PretendedServer(trusting(context, seen)) as server:
-        proxy = start_tls(f"{HOST}:{server.port}", "off", "require")
+        proxy = start_tls(server.address, "off", "require", more=UNASKED)
         with Wire(proxy.port) as wire:
             wire.start("postgres")
     assert seen == [""]
@@ -141,7 +139,7 @@ def test_a_client_that_leaves_before_its_server_answers(start_tls: StartTls) -> 
         ended.append(connection.recv(100))
 
     with PretendedServer(late) as server:
-        proxy = start_tls(f"{HOST}:{server.port}", "off", "prefer")
+        proxy = start_tls(server.address, "off", "prefer", more=UNASKED)
         with Wire(proxy.port) as wire:
             wire.send(startup("postgres"))
             assert asked.wait(10)
@@ -154,3 +152,18 @@ def test_a_client_that_leaves_before_its_server_answers(start_tls: StartTls) -> 
 
 def gone(proxy: RunningProxy) -> bool:
     return scrape(proxy).total("server_connections") == 0
+
+
+def test_direct_tls_without_alpn_reaches_no_server(start_tls: StartTls) -> None:
+    """The start-up packet that comes with the handshake isn't read any more."""
+    reached: list[int] = []
+
+    def count(connection: socket.socket) -> None:
+        reached.append(len(connection.recv(65536)))
+
+    with PretendedServer(count) as server:
+        proxy = start_tls(server.address, "allow", "disable", more=UNASKED)
+        for alpn in ([], [ALPN]):
+            with TlsWire(proxy.port, client_context(alpn=alpn), direct=True) as wire:
+                said_at_start(wire)
+    assert reached == [len(startup("postgres"))]

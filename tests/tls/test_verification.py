@@ -13,7 +13,7 @@ from tests.proxies import RunningProxy
 from tests.tls.certificates import Authority, Certificate
 from tests.tls.clients import TlsWire, client_context
 from tests.tls.conftest import StartTls
-from tests.tls.servers import PretendedServer, trusting
+from tests.tls.servers import UNASKED, PretendedServer, trusting
 from tqdbproxy.embedded import EmbeddedServer
 
 FAILED = "TLS: certificate verify failed: "
@@ -60,7 +60,7 @@ def test_certificates_of_servers(
     wanted = {name: VERDICTS[mode, host].get(name, "").format(host=host) for name in shown}
     with PretendedServer(trusting(shown["right"].server_context())) as server:
         address = f"{host}:{server.port}"
-        proxy = start_tls(address, "off", sslmode, root=authority.root if given else None)
+        proxy = start_tls(address, "off", sslmode, root=authority.root if given else None, more=UNASKED)
         seen = {}
         for name, certificate in shown.items():
             server.script = trusting(certificate.server_context())

@@ -58,7 +58,8 @@ class Identity:
     """What two sessions must share before one may run the other's write.
 
     Compared by identity: `Identities` hands out one object for equal values, so that a batch key is cheap to hash.
-    ``settings`` holds what a session has changed since its start, ``reported`` what its server says of its settings.
+    ``settings`` holds what a session has changed since its start, ``reported`` what its server says of its settings,
+    ``place`` where this server is: a group may have several, one after another at least.
     """
 
     group: str
@@ -67,6 +68,7 @@ class Identity:
     options: tuple[tuple[bytes, bytes], ...]
     settings: tuple[tuple[bytes, bytes], ...] = ()
     reported: tuple[tuple[bytes, bytes], ...] = ()
+    place: Hashable = ""
 
 
 class BatchKey(NamedTuple):

@@ -49,17 +49,28 @@ class Effect:
 
 NONE = Effect(Change.NONE)
 UNKNOWN = Effect(Change.UNKNOWN)
+RESET_ALL = Effect(Change.RESET_ALL)
 
 
 def effect(statements: list[Node], encoding: str) -> Effect:
-    """The effect of a text with these statements. Several, of which one has an effect: UNKNOWN.
+    """The effect of a text with these statements. Several, of which one has an effect: UNKNOWN, but for RESET ALL.
+
+    Pools say RESET ALL with other statements that tidy up (asyncpg: after a ROLLBACK, perhaps). Either all of them
+    succeed or none does, as long as no other one begins or ends a transaction.
 
     ``encoding`` is how the text became the parser's str; names and values are given back in it.
     """
     effects = [_effect(statement, encoding) for statement in statements]
     if len(effects) == 1:
         return effects[0]
-    return NONE if all(one is NONE for one in effects) else UNKNOWN
+    lasting = [one for one in effects if one is not NONE]
+    if lasting == [RESET_ALL] and not any("TransactionStmt" in one for one in statements[_rollbacks(statements) :]):
+        return RESET_ALL
+    return UNKNOWN if lasting else NONE
+
+
+def _rollbacks(statements: list[Node]) -> int:
+    return int(statements[0].get("TransactionStmt", {}).get("kind") == "TRANS_STMT_ROLLBACK")
 
 
 def nodes(tree: object) -> Iterator[Node]:
@@ -95,6 +106,8 @@ def _effect(statement: Node, encoding: str) -> Effect:
         return _setting(node, encoding)
     if kind == "DiscardStmt":
         return Effect(Change.DISCARD_ALL) if node.get("target") == "DISCARD_ALL" else NONE
+    if kind == "SelectStmt" and (said := _said_by_function(node)) is not None:
+        return _set(*said, encoding)
     return UNKNOWN if any(_is_lasting(inner) for inner in nodes(statement)) else NONE
 
 
@@ -115,6 +128,23 @@ def _is_true(argument: list[Node]) -> bool:
     return bool(argument) and argument[0].get("A_Const", {}).get("boolval") == {"boolval": True}
 
 
+def _said_by_function(select: Node) -> tuple[str, str] | None:
+    """Name and value of ``SELECT set_config('name', 'value', false)``, which is a SET (Django says it so)."""
+    targets = select.get("targetList", [])
+    if len(targets) != 1 or not select.keys() <= {"targetList", "limitOption", "op"}:
+        return None
+    call = targets[0].get("ResTarget", {}).get("val", {}).get("FuncCall", {})
+    args = call.get("args", [])
+    if strings(call.get("funcname")) not in (["set_config"], ["pg_catalog", "set_config"]) or len(args) != 3:
+        return None
+    name, value, local = (arg.get("A_Const", {}) for arg in args)
+    # The parser leaves out what is false.
+    if "sval" not in name or "sval" not in value or local.get("boolval") != {}:
+        return None
+    # A list in one string isn't what SET makes of that string ("search_path"): another value.
+    return str(name["sval"].get("sval", "")).lower(), "set_config " + _value(args[1])
+
+
 def _setting(node: Node, encoding: str) -> Effect:
     if node.get("is_local"):
         return NONE
@@ -130,12 +160,17 @@ def _setting(node: Node, encoding: str) -> Effect:
     if name in _TRANSACTION_SETTINGS:
         return NONE
     if kind == "VAR_RESET_ALL":
-        return Effect(Change.RESET_ALL)
+        return RESET_ALL
     if name in _UNKNOWABLE_SETTINGS:
         return UNKNOWN
     if kind in ("VAR_RESET", "VAR_SET_DEFAULT"):
         return Effect(Change.RESET, name.encode(encoding))
-    value = ", ".join(_value(arg) for arg in args)
+    return _set(name, ", ".join(_value(arg) for arg in args), encoding)
+
+
+def _set(name: str, value: str, encoding: str) -> Effect:
+    if name in _TRANSACTION_SETTINGS | _UNKNOWABLE_SETTINGS:
+        return UNKNOWN
     # With the session's own schema in the path, what a name means depends on the session's temporary tables.
     return UNKNOWN if "pg_temp" in value else Effect(Change.SET, name.encode(encoding), value.encode(encoding))
 

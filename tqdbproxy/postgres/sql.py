@@ -91,7 +91,7 @@ class Texts:
         self._kept_bytes = 0
         self._unhinted = unhinted
         self._lifter = Lifter(parse)
-        self._alike: dict[bytes, tuple[Text, bytes, tuple[int, ...], re.Pattern[bytes] | None]] = {}
+        self._alike: dict[bytes, tuple[Text, Lifted, re.Pattern[bytes] | None, list[int]]] = {}
         self._comments: dict[tuple[bytes, ...], tuple[Hints | None, tuple[bool, ...]]] = {}
 
     def look(self, text: bytes) -> Text:
@@ -154,7 +154,7 @@ class Texts:
         if asks and not doubt:
             found = self._by_shape(parts, places, hints)
             if found is not None:
-                self._remember(parts, text, found)
+                self._remember(parts, text, found, places)
                 return found
         return self._whole(text, parts, places, hints, asks, doubt)
 
@@ -166,11 +166,12 @@ class Texts:
         found = self._alike.get(constants.key)
         if found is None:
             return None
-        old, template, types, like = found
-        lifted = Lifted(template, types, tuple(constants.values))
-        return Text(old.kind, old.hints, NONE, False, True, None, old.returning, template, None, lifted, like)
+        old, as_before, like, places = found
+        lifted = Lifted(as_before.template, as_before.types, tuple(constants.values))
+        stripped = _stripped(_kept(parts, places))
+        return Text(old.kind, old.hints, NONE, False, True, None, old.returning, stripped, None, lifted, like)
 
-    def _remember(self, parts: list[bytes], text: bytes, found: Text) -> None:
+    def _remember(self, parts: list[bytes], text: bytes, found: Text, places: list[int]) -> None:
         """Keep what texts like this one have in common, if all of their constants are lifted and none matters."""
         lifted = found.lifted
         if lifted is None or found.reason is not None or b"\\" in text or len(text) > MAX_COMMENTS:
@@ -181,7 +182,7 @@ class Texts:
             return
         if len(self._alike) >= self._limit:
             self._alike.clear()
-        self._alike[constants.key] = (found, lifted.template, lifted.types, likeness(b"".join(marked)))
+        self._alike[constants.key] = (found, lifted, likeness(b"".join(marked)), places)
 
     def _by_shape(self, parts: list[bytes], places: list[int], hints: Hints | None) -> Text | None:
         """The text by what is known of its like; None: its constants matter."""

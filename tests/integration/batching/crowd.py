@@ -104,18 +104,23 @@ def crowd(port: int, database: str, count: int = COUNT, **options: str) -> Itera
         yield Crowd([wire.start(database, **options) for wire in wires])
 
 
-def hinted(text: str, more: str = "") -> str:
-    """The text with a hint that makes it wait for a full group."""
-    return f"/* batch:{WINDOW_MS} {more} */ {text}"
+def hinted(text: str, more: str = "", window_ms: int = WINDOW_MS) -> str:
+    """The text with a hint that makes it wait for a full group, or for the end of the window."""
+    return f"/* batch:{window_ms} {more} */ {text}"
 
 
 def extended(
-    text: str, *values: str | bytes | None, types: Sequence[int] = (), formats: Sequence[int] = (), more: str = ""
+    text: str,
+    *values: str | bytes | None,
+    types: Sequence[int] = (),
+    formats: Sequence[int] = (),
+    more: str = "",
+    window_ms: int = WINDOW_MS,
 ) -> bytes:
     """The hinted text as a unit of the extended protocol."""
-    return parse(hinted(text, more), types=types) + bind(*values, formats=formats) + execute() + SYNC
+    return parse(hinted(text, more, window_ms), types=types) + bind(*values, formats=formats) + execute() + SYNC
 
 
-def simple(text: str, more: str = "") -> bytes:
+def simple(text: str, more: str = "", window_ms: int = WINDOW_MS) -> bytes:
     """The hinted text as a Query."""
-    return query(hinted(text, more))
+    return query(hinted(text, more, window_ms))

@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from select import select
 
 import psycopg
 import pytest
@@ -25,6 +26,7 @@ WRITES = 2600
 MEMBERS = 12
 FAILURES = 2
 """More of them in one batch, and all of its members end up alone."""
+PATIENCE_S = 20.0
 OPTIONS = {"auto": "-c plan_cache_mode=auto", "generic": "-c plan_cache_mode=force_generic_plan"}
 
 
@@ -36,17 +38,30 @@ class Done:
     apart: object
     outcome: Outcome
 
+    @property
+    def failed(self) -> bool:
+        return self.outcome.sqlstate is not None
 
-def groups(done: Sequence[Done]) -> Iterator[list[Done]]:
-    """Batches of writes that have nothing to do with each other, in the order in which they were done."""
-    group: list[Done] = []
+
+def groups(done: Sequence[Done]) -> list[list[Done]]:
+    """Batches of writes that have nothing to do with each other; those that have, in the order that they had."""
+    found: list[list[Done]] = []
+    first: dict[object, int] = {}
     for one in done:
-        failed = sum(other.outcome.sqlstate is not None for other in group) + (one.outcome.sqlstate is not None)
-        if len(group) == MEMBERS or failed > FAILURES or any(other.apart == one.apart for other in group):
-            yield group
-            group = []
-        group.append(one)
-    yield group
+        number = first.get(one.apart, 0)
+        while number < len(found) and not _has_room(found[number], one):
+            number += 1
+        if number == len(found):
+            found.append([])
+        found[number].append(one)
+        first[one.apart] = number + 1
+    return found
+
+
+def _has_room(group: list[Done], one: Done) -> bool:
+    """Whether it isn't full and not too many of it fail; or all of it."""
+    failed = sum(other.failed for other in (*group, one))
+    return len(group) < MEMBERS and (failed <= FAILURES or failed == len(group) + 1)
 
 
 class Client:
@@ -66,10 +81,17 @@ class Client:
 
     def receive(self) -> Outcome:
         outcomes = []
-        while (result := self._connection.get_result()) is not None:
+        while (result := self._result()) is not None:
             outcomes.append(outcome(result))
         (one,) = outcomes
         return one
+
+    def _result(self) -> pq.abc.PGresult | None:
+        # get_result would wait, too, but without letting pytest-timeout in.
+        while self._connection.is_busy():
+            assert select([self._connection.socket], [], [], PATIENCE_S)[0], "no answer"
+            self._connection.consume_input()
+        return self._connection.get_result()
 
     def close(self) -> None:
         self._connection.finish()
@@ -103,9 +125,7 @@ class Sides:
 
 
 @pytest.fixture
-def sides(
-    postgres: EmbeddedServer, database: str, differing: RunningProxy, plans: str
-) -> Iterator[Sides]:
+def sides(postgres: EmbeddedServer, database: str, differing: RunningProxy, plans: str) -> Iterator[Sides]:
     with psycopg.connect(postgres.dsn(database), autocommit=True) as connection:
         for name in ("there", "here"):
             for statement in schema(name):
@@ -126,9 +146,10 @@ def in_one_table(seed: int) -> Iterator[tuple[str, object]]:
         table = chance.randrange(len(LITERALS))
         form = chance.choice(FORMS)
         own = list(LITERALS.values())[table]
+        alike = [literal for literal in own if literal[0] == chance.choice(own)[0]] or own
         for _ in range(MEMBERS):
             number += 1
-            literal = chance.choice(own if chance.random() < 0.9 else everything)
+            literal = chance.choice(chance.choices([alike, own, everything], [16, 2, 1])[0])
             w = chance.choice(["'x'", "'it''s'", "'y'", "'bad'"] if chance.random() < 0.1 else ["'x'", "'it''s'"])
             # An UPDATE or DELETE finds the row of an INSERT before it, or none.
             row = number if "INSERT" in form else number - chance.choice([MEMBERS, 3 * MEMBERS])
@@ -166,10 +187,9 @@ def test_batched_writes_do_what_direct_ones_do(sides: Sides, postgres: EmbeddedS
     assert sides.growth("write_batch_method_total", method="merged") > 20
     assert sides.growth("write_batch_method_total", method="prepared") > 20
     count += sides.compare(in_many_tables(seed, WRITES), "/* batch:6 key:k{} */ ")
-    assert sides.growth("write_batch_method_total", method="transaction") > 100
+    assert sides.growth("write_batch_method_total", method="transaction") > 40
     assert count == 2 * WRITES
-    in_company = sides.growth("write_batched_total") - sides.growth("write_batch_method_total", method="single")
-    assert in_company > 0.4 * count
+    assert sides.growth("write_batched_total") > 0.2 * count
     with psycopg.connect(postgres.dsn(database), autocommit=True) as connection:
         found = []
         for name in ("there", "here"):

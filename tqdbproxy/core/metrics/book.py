@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from tqdbproxy.core.metrics.counts import MEMBERS, SECONDS, Aggregation, CallerCounts, Histogram
 from tqdbproxy.core.metrics.families import Counters, Family, Gauges, Histograms, Labels
+from tqdbproxy.core.metrics.summary import Callers, summarize
 from tqdbproxy.core.statement import Kind
 
 Reading = float | Mapping[Labels, float]
@@ -71,6 +72,10 @@ class Metrics:
             counts = self._by_place[(*place, kind)] = CallerCounts(*place, kind)
             self._callers.append(counts)
         return counts
+
+    def summarize(self, top: int) -> Callers:
+        """The totals over all callers, and the ``top`` of them that took most time, step by step."""
+        return summarize(self._callers, top)
 
     def gauge(self, name: str, documentation: str, read: Callable[[], Reading], labels: tuple[str, ...] = ()) -> None:
         """Show what ``read`` says at scrape time: a number, or one for each label set."""

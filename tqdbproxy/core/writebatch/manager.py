@@ -78,12 +78,12 @@ class Manager:
         Then its session executes it at once and calls the result when it is over; None: `submit` it. What a lone
         writer pays for its hint is this call.
         """
-        now = self._now()
         group = self._groups.get(key)
+        if (group is not None and (group.running or group.waiting)) or self._closing:
+            return None
+        now = self._now()
         if group is None:
             group = self._groups[key] = Group(key, now)
-        if group.running or group.waiting or self._closing:
-            return None
         group.recent.note(writer, now)
         if not quorum_reached(1, group.recent.count, self.limits.quorum):
             return None
@@ -112,6 +112,10 @@ class Manager:
             if group.waiting:
                 self._close(group, why)
 
+    def groups(self) -> list[Group]:
+        """The groups that are in use, to be looked at."""
+        return list(self._groups.values())
+
     def close(self) -> Deferred[None]:
         """Take no more writes, close all windows; fires when every write has its result."""
         self._closing = True
@@ -122,6 +126,11 @@ class Manager:
         drained: Deferred[None] = Deferred()
         self._drained.append(drained)
         return drained
+
+    def give_up(self) -> None:
+        """Wait for no running batch any longer: their members hear that nobody knows what became of them."""
+        for batch in list(self._running):
+            batch.give_up()
 
     def stop(self) -> None:
         """Stop looking after what expires."""

@@ -7,6 +7,8 @@ any other until DISCARD ALL. The law of this module: in doubt, unlike.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from tqdbproxy.core.statement import Identity
 from tqdbproxy.postgres.messages import StartupMessage
 from tqdbproxy.postgres.sql import Change, Effect
@@ -36,13 +38,15 @@ class Identities:
 class History:
     """The changes of one session."""
 
-    __slots__ = ("_base", "_identities", "_identity", "_reported", "_set", "group", "known", "settings_known")
+    __slots__ = ("_base", "_identities", "_identity", "_place", "_reported", "_set", "group", "known", "settings_known")
 
-    def __init__(self, identities: Identities, group: str, startup: StartupMessage) -> None:
+    def __init__(self, identities: Identities, group: str, startup: StartupMessage, place: Hashable = "") -> None:
+        """``place``: where the session's server is, as its connection's other end says."""
         user = startup.option(b"user")
         options = tuple(sorted(pair for pair in startup.options if pair[0] not in UNCOUNTED | {b"user", b"database"}))
         self.group = group
         self._base = (group, startup.option(b"database") or user, user, options)
+        self._place = place
         self._identities = identities
         self._identity: Identity | None = None
         self._set: dict[bytes, bytes] = {}
@@ -59,7 +63,7 @@ class History:
             return None
         if self._identity is None:
             self._identity = self._identities.of(
-                *self._base, tuple(sorted(self._set.items())), tuple(sorted(self._reported.items()))
+                *self._base, tuple(sorted(self._set.items())), tuple(sorted(self._reported.items())), self._place
             )  # fmt: skip
         return self._identity
 

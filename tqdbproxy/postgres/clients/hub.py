@@ -14,10 +14,12 @@ from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IReactorTime
 
 from tqdbproxy.core.metrics import Metrics
+from tqdbproxy.core.overview import ClientView
 from tqdbproxy.core.routing import Rulebook
 from tqdbproxy.core.writebatch.manager import Manager
 from tqdbproxy.errors import ProxyError, ShuttingDown, Stopped, TooManyClients
 from tqdbproxy.logs import logger
+from tqdbproxy.postgres.clients.console_entry import ConsoleEntry
 from tqdbproxy.postgres.clients.history import History, Identities
 from tqdbproxy.postgres.clients.session import Session
 from tqdbproxy.postgres.clients.tally import Tally
@@ -37,6 +39,13 @@ class Client(Protocol):
     @property
     def waiting(self) -> bool:
         """Whether a write of it waits for company or runs in a batch."""
+
+    @property
+    def in_console(self) -> bool:
+        """Whether it talks to the proxy itself."""
+
+    def view(self) -> ClientView:
+        """What operators see of it."""
 
     def cancel(self) -> Deferred[None]:
         """Cancel what its session is doing."""
@@ -70,6 +79,15 @@ class ServerEnd(Protocol):
     statements: Any
     said_why: str
     """The error that it has sent the client before it closed; empty: none."""
+
+    heard: bool
+    """Something of its login has reached the client."""
+    elsewhere: Callable[[], Deferred[Any]] | None
+    """Connects to the next best server; None: there is none."""
+
+    @property
+    def early(self) -> bytes:
+        """What the client said before the login was done, and the server has not got."""
 
     def log_in(self, message: StartupMessage, client_tls: bool, to_client: Callable[[bytes], None]) -> Deferred[Any]:
         """Relay the login."""
@@ -125,6 +143,7 @@ class Hub:
         self.book = book
         self.tls_context: SSLContext | None = None
         self.tls_required = False
+        self.console: ConsoleEntry | None = None
         self.clients: set[Client] = set()
         self._texts = texts
         self._tally = Tally(metrics)
@@ -146,7 +165,8 @@ class Hub:
 
     def session(self, message: StartupMessage, server: ServerEnd, login: LoginView) -> Session:
         """A new session on ``server``."""
-        history = History(self._identities, server.group, message)
+        # The address, too: after a failover or a reload there are sessions of one group on different servers.
+        history = History(self._identities, server.group, message, server.transport.getPeer())
         for name, value in login.parameters.items():
             history.reported(name, value)
         session = Session(
@@ -179,8 +199,10 @@ class Hub:
     def states(self) -> dict[tuple[str, ...], float]:
         """How many clients there are, by state."""
         waiting = sum(client.waiting for client in self.clients)
+        consoles = sum(client.in_console for client in self.clients)
         begun = len(self._sessions)
-        others = {"waiting": waiting, "session": begun - waiting, "login": len(self.clients) - begun}
+        login = len(self.clients) - begun - consoles
+        others = {"waiting": waiting, "session": begun - waiting, "login": login, "console": consoles}
         return {(state,): float(count) for state, count in others.items()}
 
     def cancel(self, key: bytes) -> Deferred[None]:
@@ -216,5 +238,6 @@ class Hub:
         heard.addCallback(lambda _: self._refuse_all())
 
     def _refuse_all(self) -> None:
+        self.batches.give_up()
         for client in list(self.clients):
             client.refuse(Stopped("terminating connection due to administrator command"))

@@ -10,17 +10,30 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import LogLevel
 from twisted.python.failure import Failure
 
-from tqdbproxy.errors import LoginTimeout, ProtocolViolation, ProxyError, ServerClosed, TlsRequired, message_of
+from tqdbproxy.core.overview import ClientView
+from tqdbproxy.errors import (
+    LoginTimeout,
+    NotAdmin,
+    ProtocolViolation,
+    ProxyError,
+    ServerClosed,
+    Stopped,
+    TlsRequired,
+    message_of,
+)
 from tqdbproxy.logs import logger
 from tqdbproxy.postgres.clients import replies
+from tqdbproxy.postgres.clients.console_entry import ConsoleEntry, greeting, login_message
+from tqdbproxy.postgres.clients.console_session import ConsoleSession
 from tqdbproxy.postgres.clients.hub import Hub, LoginView, ServerEnd
 from tqdbproxy.postgres.clients.protocol import SessionProtocol
 from tqdbproxy.postgres.clients.session import Session
 from tqdbproxy.postgres.clients.startup import Begins, Cancels, Event, Startup, WantsGssEncryption, WantsTls
 from tqdbproxy.postgres.framing import FramingError
-from tqdbproxy.postgres.messages import StartupMessage
+from tqdbproxy.postgres.messages import TERMINATE_FRAME, StartupMessage
 
 log = logger(__name__)
 
@@ -41,11 +54,16 @@ class ClientProtocol(Protocol):
         """TLS is being negotiated or the server being reached: what comes is kept."""
         self._server: ServerEnd | None = None
         self._session: SessionProtocol | None = None
+        self._entry: ConsoleEntry | None = None
+        """It logs in for the console."""
+        self._console: ConsoleSession | None = None
         self._cancel_key = b""
         self._lost = False
         self._leaving = False
         """The client sends no more, or we have sent it away."""
         self._timeout: IDelayedCall | None = None
+        self._came = 0.0
+        self._application = ""
         self.peer = ""
         self.user = ""
         self.database = ""
@@ -56,6 +74,7 @@ class ClientProtocol(Protocol):
     def connectionMade(self) -> None:
         """See `twisted.internet.protocol.Protocol`."""
         self.peer = _shown(self.transport.getPeer())
+        self._came = self._hub.clock.seconds()
         self._timeout = self._hub.clock.callLater(self._hub.limits.login_timeout_s, self._too_slow)
         self._hub.opened(self)
 
@@ -98,7 +117,8 @@ class ClientProtocol(Protocol):
         return False
 
     def _answer_tls(self, received: bytes | None) -> bool:
-        context = self._hub.tls_context
+        # A listener made from an endpoint description has Twisted's own transports, which can't change to TLS.
+        context = self._hub.tls_context if hasattr(self.transport, "start_tls") else None
         if context is None:
             if received is not None:
                 self._drop("a TLS handshake, but tls is off")
@@ -114,6 +134,7 @@ class ClientProtocol(Protocol):
         self._busy = True
         encrypted = self.transport.start_tls(context, server_side=True, received=received or b"")
         encrypted.addCallbacks(self._encrypted, self._not_encrypted, callbackArgs=(received is not None,))
+        encrypted.addErrback(self._broken)
         return False
 
     def _encrypted(self, alpn: str, direct: bool) -> None:
@@ -128,6 +149,11 @@ class ClientProtocol(Protocol):
             self.transport.resumeProducing()
             self.dataReceived(kept)
 
+    def _broken(self, failure: Failure) -> None:
+        """A fault of ours in what came with the handshake: end as uvloop ends a connection whose reader fails."""
+        log.failure(f"{self._who}: after the TLS handshake", failure, LogLevel.critical, **self._about)
+        self.transport.abortConnection()
+
     def _not_encrypted(self, failure: Failure) -> None:
         self._drop(f"TLS: {failure.getErrorMessage()}")
 
@@ -137,13 +163,48 @@ class ClientProtocol(Protocol):
         message = event.message
         self.user = message.option(b"user").decode(errors="replace")
         self.database = message.option(b"database").decode(errors="replace") or self.user
+        self._application = message.option(b"application_name").decode(errors="replace")
         refusal = TlsRequired() if self._hub.tls_required and self._in_clear() else self._hub.refusal()
         if refusal is not None:
             self.refuse(refusal)
             return
-        self._busy = True
         self._kept, self._startup.rest = self._startup.rest, b""
-        self._hub.connect(message).addCallback(self._connected, message).addErrback(self._not_begun)
+        console = self._hub.console
+        if console is not None and console.leads_to(self.database):
+            self._begin_console(message, console)
+        else:
+            self._reach(self._hub.connect(message), message)
+
+    def _begin_console(self, message: StartupMessage, entry: ConsoleEntry) -> None:
+        if entry.trusts(self.transport.peer_user()):
+            self.transport.write(greeting(message))
+            self._enter(entry, self._kept)
+            return
+        try:
+            entry.check(self.user)
+        except NotAdmin as refusal:
+            self.refuse(refusal)
+            return
+        self._entry = entry
+        message = login_message(message)
+        self._reach(entry.connect(message), message)
+
+    def _enter(self, entry: ConsoleEntry, early: bytes) -> None:
+        """The login is over, and the proxy itself is the server from here on."""
+        self._stop_timeout()
+        self._busy = False
+        self._server = None
+        self._console = ConsoleSession(entry.commands, self.transport, self.refuse)
+        log.info(f"{self._who}: console", **self._about)
+        self.dataReceived = self._console.received  # type: ignore[method-assign]
+        self._rebind()
+        self.transport.resumeProducing()
+        if early:
+            self.dataReceived(early)
+
+    def _reach(self, connecting: Deferred[ServerEnd], message: StartupMessage) -> None:
+        self._busy = True
+        connecting.addCallback(self._connected, message).addErrback(self._not_begun, message)
 
     def _in_clear(self) -> bool:
         """Somebody could listen. Not on a Unix socket: libpq wants no TLS there, whatever its sslmode."""
@@ -173,20 +234,32 @@ class ClientProtocol(Protocol):
         except ProxyError as problem:
             self.refuse(problem)
 
-    def _not_begun(self, failure: Failure) -> None:
+    def _not_begun(self, failure: Failure, message: StartupMessage) -> None:
         if self._lost:
             return  # and so is its server connection: nobody has to be told
-        if failure.check(ServerClosed) and self._server is not None and self._server.said_why:
-            self._complain(f"the server refused the login: {self._server.said_why}")
+        server, self._server = self._server, None
+        error = isinstance(failure.value, ProxyError)
+        if error and server is not None and server.elsewhere is not None and not (server.heard or self._leaving):
+            # Nothing was said that can't be said to another server.
+            self._kept = server.early
+            self._reach(server.elsewhere(), message)
+        elif failure.check(ServerClosed) and server is not None and server.said_why:
+            self._complain(f"the server refused the login: {server.said_why}")
             self.transport.loseConnection()  # the client has the server's own words
         elif isinstance(failure.value, ProxyError):
             self.refuse(failure.value)
         else:
-            log.failure(f"{self._who}: login", failure, **self._about)
+            log.failure(f"{self._who}: login", failure, LogLevel.critical, **self._about)
             self.refuse(ServerClosed("the server could not be reached"))
 
     def _logged_in(self, login: LoginView, server: ServerEnd, message: StartupMessage) -> None:
         if self._lost:
+            return
+        if self._entry is not None:
+            server.transport.unregisterProducer()
+            server.transport.write(TERMINATE_FRAME)
+            server.transport.loseConnection()
+            self._enter(self._entry, login.early)
             return
         self._stop_timeout()
         self._cancel_key = login.cancel_key
@@ -198,7 +271,7 @@ class ClientProtocol(Protocol):
         if message.option(b"replication").lower() not in NO:
             server.pipe()
             self.dataReceived = server.transport.write  # type: ignore[method-assign]
-        self.transport.rebind()
+        self._rebind()
         if login.early:
             self.dataReceived(login.early)
 
@@ -206,6 +279,11 @@ class ClientProtocol(Protocol):
         if not (self._lost or self._leaving or session.terminated):
             self._complain("the server closed the connection")
         running.server_lost()
+
+    def _rebind(self) -> None:
+        """``dataReceived`` is another function now, which our transports have to be told."""
+        if hasattr(self.transport, "rebind"):
+            self.transport.rebind()
 
     def _too_slow(self) -> None:
         self._timeout = None
@@ -223,6 +301,17 @@ class ClientProtocol(Protocol):
         """Whether a write of this client waits for company or runs in a batch."""
         return self._session is not None and self._session.waiting
 
+    @property
+    def in_console(self) -> bool:
+        """Whether it talks to the proxy itself."""
+        return self._console is not None
+
+    def view(self) -> ClientView:
+        """See `Client.view`."""
+        state = "console" if self.in_console else "login" if self._session is None else self._session.state
+        age = self._hub.clock.seconds() - self._came
+        return ClientView(self.peer, self.user, self.database, state, self._application, age, self._startup.encrypted)
+
     def cancel(self) -> Deferred[None]:
         """Cancel what the session is doing; fires when that has been heard."""
         return self._session.cancel(self._cancel_key) if self._session is not None else succeed(None)
@@ -231,6 +320,8 @@ class ClientProtocol(Protocol):
         """The proxy shuts down."""
         if self._session is not None:
             self._session.drain()
+        elif self._console is not None:
+            self.refuse(Stopped("terminating connection due to administrator command"))
         else:
             self.transport.loseConnection()
 

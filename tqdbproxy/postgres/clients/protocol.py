@@ -20,7 +20,7 @@ from tqdbproxy.postgres.clients.hub import Hub, ServerEnd
 from tqdbproxy.postgres.clients.session import Session
 from tqdbproxy.postgres.clients.steps import Step
 from tqdbproxy.postgres.framing import FramingError
-from tqdbproxy.postgres.messages import ready_for_query
+from tqdbproxy.postgres.messages import IDLE, ready_for_query
 from tqdbproxy.postgres.unit import Unit
 
 
@@ -42,11 +42,17 @@ class SessionProtocol:
         self._alone: list[tuple[int, Callable[[], None]]] = []
         """Units that the session executes for a batch of one: their numbers, and whom to tell when they are over."""
         self._held = False
+        self._congested = False
+        """The client doesn't read what it is told; nor is its server read from."""
         self._client_gone = False
         self._server_gone = False
         self._half_closed = False
         self._draining = False
+        self._ending = False
+        """Something of the above has happened: the session ends as soon as nothing is under way."""
         server.belong_to(session, self._caught_up)
+        transport.unregisterProducer()  # it was the server's connection until now
+        transport.registerProducer(self, True)
 
     # What the client says
 
@@ -107,6 +113,11 @@ class SessionProtocol:
             return  # the connection is about to be closed
         assert unit is not None
         assert step.key is not None
+        if self._congested:  # as much as the server would execute for it now, and no more is kept for it
+            self._forward_alone(unit, None, Reason.PIPELINE)
+            self._kept = step.rest
+            self._resume()
+            return
         finished = self._hub.batches.alone(step.key, self)
         if finished is not None:
             unit.counts.batched += 1
@@ -140,6 +151,8 @@ class SessionProtocol:
             self._alone.append((self._session.sent, partial(result.finished.callback, None)))
             if self._server_gone:
                 self.server_lost()
+            elif self._congested:
+                self._let_others_go_on()
         else:
             self._write(replies.failure(result) + ready_for_query(self._session.status))
         self._resume()
@@ -153,6 +166,15 @@ class SessionProtocol:
         """Whether a write waits for company or runs in a batch."""
         return self._waiting is not None
 
+    @property
+    def state(self) -> str:
+        """For operators: waiting, active, transaction or idle."""
+        if self._waiting is not None:
+            return "waiting"
+        if self._session.sent != self._session.done:
+            return "active"
+        return "idle" if self._session.status == IDLE else "transaction"
+
     def cancel(self, key: bytes) -> Deferred[None]:
         """The client wants what it waits for to end. A write that already runs in a batch goes on.
 
@@ -162,6 +184,28 @@ class SessionProtocol:
             return self._server.cancel(key)
         self._hub.batches.withdraw(self._waiting)
         return succeed(None)
+
+    # The client is slow to read, or has caught up: see `twisted.internet.interfaces.IPushProducer`
+
+    def pauseProducing(self) -> None:
+        """Too much is queued for the client: what its server says can wait, others can't."""
+        self._congested = True
+        self._server.transport.pauseProducing()
+        self._let_others_go_on()
+
+    def resumeProducing(self) -> None:
+        """The client has read."""
+        self._congested = False
+        self._server.transport.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """There is nobody any more to say it to."""
+        self._server.transport.stopProducing()
+
+    def _let_others_go_on(self) -> None:
+        """Nobody waits any longer for what this session executes for a batch of one."""
+        while self._alone:
+            self._alone.pop(0)[1]()
 
     # What the server says
 
@@ -179,27 +223,26 @@ class SessionProtocol:
 
     def half_closed(self) -> None:
         """The client sends no more, and may still read."""
-        self._half_closed = True
+        self._half_closed = self._ending = True
         self._end_if_over()
 
     def client_lost(self) -> None:
         """The client is gone. What it has sent is executed, as its server would have done."""
-        self._client_gone = self._half_closed = True
+        self._client_gone = self._half_closed = self._ending = True
         self._write = _drop
         if self._waiting is None:
             self._server.orphan(mid_message=self._session.mid_message)
 
     def server_lost(self) -> None:
         """The server connection is gone: a write that waits elsewhere still gets its answer."""
-        self._server_gone = True
+        self._server_gone = self._ending = True
         self._forward = _drop
-        while self._alone:
-            self._alone.pop(0)[1]()
+        self._let_others_go_on()
         self._end_if_over()
 
     def drain(self) -> None:
         """The proxy shuts down: end as soon as nothing is under way."""
-        self._draining = True
+        self._draining = self._ending = True
         self._end_if_over()
 
     def _end_if_over(self) -> None:
@@ -214,11 +257,6 @@ class SessionProtocol:
             self._server.client_sends_no_more(mid_message=self._session.mid_message)
         elif self._draining and self._session.idle:
             self._refuse(Stopped("terminating connection due to administrator command"))
-
-    @property
-    def _ending(self) -> bool:
-        """Something has happened after which the session ends as soon as nothing is under way."""
-        return self._half_closed or self._server_gone or self._client_gone or self._draining
 
 
 def _drop(_data: bytes) -> None:

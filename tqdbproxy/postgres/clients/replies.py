@@ -10,6 +10,8 @@ from tqdbproxy.core.writebatch.types import Expired, Unknown, Withdrawn
 from tqdbproxy.postgres.messages import error_response
 
 SQLSTATES: dict[type[errors.ProxyError], str] = {
+    errors.NotServed: "3D000",
+    errors.NotWritable: "57P03",
     errors.ServerUnreachable: "08001",
     errors.TlsFailed: "08001",
     errors.ServerClosed: "08006",
@@ -18,6 +20,9 @@ SQLSTATES: dict[type[errors.ProxyError], str] = {
     errors.UnsupportedProtocol: "0A000",
     errors.TlsRequired: "28000",
     errors.ChannelBindingImpossible: "28000",
+    errors.NotAdmin: "28000",
+    errors.UnknownCommand: "42601",
+    errors.ConfigError: "F0000",
     errors.TooManyClients: "53300",
     errors.LoginTimeout: "57014",
     errors.WriteExpired: "57014",
@@ -43,6 +48,11 @@ def sqlstate(error: errors.ProxyError) -> str:
 def fatal(error: errors.ProxyError) -> bytes:
     """An ErrorResponse after which the connection is closed."""
     return _response("FATAL", error)
+
+
+def error(problem: errors.ProxyError) -> bytes:
+    """An ErrorResponse after which the session goes on."""
+    return _response("ERROR", problem)
 
 
 def failure(result: Unknown | Expired | Withdrawn) -> bytes:

@@ -34,6 +34,11 @@ STALE = frozenset({"26000", "0A000", "42804"})
 column has another type now, a parameter has not): parse again."""
 
 
+ROLLBACK = "40"
+"""Class of the errors that hit the transaction as a whole (deadlock, serialization failure): in the same company, the
+members would fight the same fight again."""
+
+GUARD = "guard"
 SYNTAX_OR_ACCESS = "42"
 """Class of the errors that are found before any row is touched."""
 
@@ -112,15 +117,20 @@ class Exchange(ABC):
             self._statements.add(template, name)
         self.aside = answer.aside
         if answer.sqlstate in STALE:
-            self.stale = self._forget_old()
+            self.stale = self._retire_old(self._template_at(len(answer.replies)))
 
-    def _forget_old(self) -> bool:
-        """Forget the statements that were there before; False if there were none, so that the error is real."""
+    def _retire_old(self, failed: Hashable) -> bool:
+        """Do without the statements that were there before; False if ``failed`` wasn't, so that the error is real."""
         fresh = {template for template, _name in self._parsed}
-        old = [template for template in self._names if template not in fresh]
-        for template in old:
-            self._statements.forget(template)
-        return bool(old)
+        if failed in fresh or failed not in self._names:
+            return False
+        for template in self._names.keys() - fresh:
+            self._statements.retire(template)
+        return True
+
+    @abstractmethod
+    def _template_at(self, completed: int) -> Hashable:
+        """What was to be executed after so many others."""
 
 
 class PreparedExchange(Exchange):
@@ -143,12 +153,15 @@ class PreparedExchange(Exchange):
             self._asked[asked] = None
             self._parts.append(DESCRIBE_PORTAL_FRAME if asked.what == PORTAL else frame(b"D", b"S%b\0" % name))
 
+    def _template_at(self, completed: int) -> Hashable:
+        return self._units[completed].template if completed < len(self._units) else None
+
     def _end(self, data: bytes) -> Outcome:
         answer = Cutter(self._units, tuple(self._asked)).cut(data)
         self._confirm(answer)
         if not answer.sqlstate:
             return Done(self._trusted(answer), Strategy.PREPARED if len(self._names) == 1 else Strategy.TRANSACTION)
-        if self.stale or len(answer.replies) == len(self._units):
+        if self.stale or answer.sqlstate.startswith(ROLLBACK) or len(answer.replies) == len(self._units):
             return Failed(None)
         return self._failed(len(answer.replies), answer.parsed)
 
@@ -185,6 +198,9 @@ class DescribeExchange(Exchange):
         name = self._prepare(unit.template, unit.sql, unit.types)
         self._parts.append(frame(b"D", b"S%b\0" % name))
 
+    def _template_at(self, completed: int) -> Hashable:
+        return self._units[0].template
+
     def _end(self, data: bytes) -> Outcome:
         described = [data[begin:end] for kind, begin, end in frames(data) if kind == PARAMETER_DESCRIPTION]
         answer = Cutter((), ()).cut_tags(data)
@@ -214,7 +230,7 @@ class MergedExchange(Exchange):
         self._sizes = merging.pieces(len(self._units), mergeable.parameters)
         names = [self._prepare_piece(unit, size) for size in self._sizes]
         binds = merging.binds(self._units, mergeable.parameters, names, self._sizes)
-        guard = self._prepare((unit.template, "guard"), merging.guard(mergeable), merging.GUARD_TYPES)
+        guard = self._prepare((unit.template, GUARD), merging.guard(mergeable), merging.GUARD_TYPES)
         if binds is None:
             self.possible = False
             return
@@ -223,6 +239,12 @@ class MergedExchange(Exchange):
             self._parts.append(EXECUTE_ALL_FRAME)
         self._parts.append(frame(b"B", b"\0%b\0%b" % (guard, merging.guard_tail(len(self._units)))))
         self._parts.append(EXECUTE_ALL_FRAME)
+
+    def _template_at(self, completed: int) -> Hashable:
+        template = self._units[0].template
+        if completed >= len(self._sizes):
+            return (template, GUARD)
+        return template if self._sizes[completed] == 1 else (template, self._sizes[completed])
 
     def _prepare_piece(self, unit: Unit, rows: int) -> bytes:
         if rows == 1:

@@ -14,7 +14,7 @@ from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.python.failure import Failure
 
 from tqdbproxy.core.writebatch.types import Lost, Outcome
-from tqdbproxy.errors import ServerClosed, TlsFailed
+from tqdbproxy.errors import ProxyError, ServerClosed, TlsFailed
 from tqdbproxy.postgres.framing import HEADER_SIZE, MAX_LENGTH, MIN_LENGTH, FramingError, length_at
 from tqdbproxy.postgres.messages import (
     CLOSE_COMPLETE,
@@ -43,6 +43,8 @@ MARKED = frozenset({ERROR_RESPONSE, COPY_IN_RESPONSE, COPY_BOTH_RESPONSE})
 CLOSED = "the server closed the connection unexpectedly"
 
 READY_LENGTH = 5
+WITHHELD = 1 << 16
+"""Bytes of a login that are kept from the client while another server could still take its place."""
 PATIENCE = 1 << 20
 """Bytes that a server may say to a client that is gone, before its connection is given up."""
 
@@ -93,6 +95,14 @@ class ServerConnection(TwistedProtocol):
         self.closed: Deferred[None] = Deferred()
         self.alive = False
         self.cancelling = 0
+        self.judge: Callable[[Login, bool], ProxyError | None] = _content
+        """Asked when the server has ended a login, well or not: why it isn't the right one. True: the client has heard
+        of the login already."""
+        self.elsewhere: Callable[[], Deferred[ServerConnection]] | None = None
+        """Connects to the next best server; None: there is none."""
+        self.heard = False
+        """Something of the login has reached the client."""
+        self._unsaid = b""
         self._login: Login | None = None
         self._logged_in: Deferred[Login] | None = None
         self._owner: Owner | None = None
@@ -146,9 +156,18 @@ class ServerConnection(TwistedProtocol):
         except FramingError:
             self.transport.abortConnection()
             return
+        self._unsaid += out
+        if not (login.asking or login.done or login.refused) and len(self._unsaid) < WITHHELD:
+            return  # nothing that anybody waits for: the client may yet be taken to another server
+        objection = self.judge(login, self.heard) if login.done or login.refused else None
+        if objection is not None:
+            self._give_way(objection)
+            return
         self.said_why = self.said_why or login.refused
-        if out:
-            self._to_client(out)
+        unsaid, self._unsaid = self._unsaid, b""
+        if unsaid:
+            self.heard = True
+            self._to_client(unsaid)
         if login.done:
             self.dataReceived = self._forward  # type: ignore[method-assign]
             self.transport.rebind()
@@ -157,6 +176,14 @@ class ServerConnection(TwistedProtocol):
                 logged_in.callback(login)
             if login.from_server_rest:
                 self._forward(login.from_server_rest)
+
+    def _give_way(self, objection: ProxyError) -> None:
+        """This isn't the right server: the session ends here before it began."""
+        logged_in, self._logged_in = self._logged_in, None
+        self.transport.write(TERMINATE_FRAME)
+        self.transport.loseConnection()
+        if logged_in is not None:
+            logged_in.errback(objection)
 
     def connectionLost(self, reason: Failure = Failure(ServerClosed())) -> None:
         """See `twisted.internet.protocol.Protocol`."""
@@ -179,6 +206,11 @@ class ServerConnection(TwistedProtocol):
         self._logged_in = Deferred()
         self.transport.write(message.raw)
         return self._logged_in
+
+    @property
+    def early(self) -> bytes:
+        """What the client said before the login was done, and the server has not got."""
+        return self._login.early if self._login is not None else b""
 
     def relay(self, data: bytes) -> None:
         """Send the client's part of the authentication. Raises what `Login.from_client` raises."""
@@ -348,6 +380,10 @@ class ServerConnection(TwistedProtocol):
             self._forward(raw)
         if deferred is not None:
             deferred.callback(outcome)
+
+
+def _content(_login: Login, _heard: bool) -> None:
+    """Any server will do."""
 
 
 def _drop(_data: bytes) -> None:

@@ -25,6 +25,8 @@ INTERVAL = 1186
 REFUSED_S = 60.0
 """After a table has turned out not to be mergeable, its inserts are left alone for so long."""
 KEPT_TEMPLATES = 4096
+MAX_STALE = 4
+"""Attempts after which statements that go stale again and again are let be."""
 SMALLEST_MERGE = 4
 """Fewer rows than this aren't worth a guard, which costs the server as much as three of them."""
 
@@ -94,19 +96,19 @@ class BatchExecutor:
         self._remember(self._described_templates, (job.identity, templates[0].template), True)
         return self._begin(job, templates[1:])
 
-    def _run(self, job: Job, exchange: Exchange) -> Deferred[Outcome]:
-        return job.connection.run(exchange).addCallback(self._ended, job, exchange)
+    def _run(self, job: Job, exchange: Exchange, again: int = 0) -> Deferred[Outcome]:
+        return job.connection.run(exchange).addCallback(self._ended, job, exchange, again)
 
-    def _ended(self, outcome: Outcome, job: Job, exchange: Exchange) -> Outcome | Deferred[Outcome]:
-        """Once more if a statement was stale (what was stale is forgotten, so this ends), or if merging failed."""
+    def _ended(self, outcome: Outcome, job: Job, exchange: Exchange, again: int) -> Outcome | Deferred[Outcome]:
+        """Once more if a statement was stale (what was stale is parsed again), or if merging failed."""
         if not isinstance(outcome, Failed) or not job.connection.lendable:
             return outcome
-        if exchange.stale:
-            return self._run(job, self._exchange(job))
+        if exchange.stale and again < MAX_STALE:
+            return self._run(job, self._exchange(job), again + 1)
         if isinstance(exchange, MergedExchange):
             if exchange.refused:
                 self._remember(self._refused, (job.identity, job.units[0].template), self._now() + REFUSED_S)
-            return self._run(job, PreparedExchange(job.units, job.connection.statements))
+            return self._run(job, PreparedExchange(job.units, job.connection.statements), again)
         return outcome
 
     def _exchange(self, job: Job) -> Exchange:

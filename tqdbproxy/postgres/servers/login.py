@@ -58,6 +58,11 @@ class Login:
         return self.status != 0
 
     @property
+    def asking(self) -> bool:
+        """The server waits for an answer of the client."""
+        return self._asking
+
+    @property
     def early(self) -> bytes:
         """What the client sent without waiting for ReadyForQuery: the session's, not the login's."""
         return self._early or self._client_part

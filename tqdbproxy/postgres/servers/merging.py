@@ -71,7 +71,7 @@ def pieces(members: int, parameters: int) -> list[int]:
 def piece_types(types: bytes, parameters: int, rows: int) -> bytes:
     """The declared parameter types of a piece: those of one row again and again; 0 where nothing was declared."""
     (count,) = struct.unpack_from("!H", types)
-    row = types[2 : 2 + 4 * count].ljust(4 * parameters, b"\0")
+    row = types[2 : 2 + 4 * min(count, parameters)].ljust(4 * parameters, b"\0")
     if not any(row):
         return b"\0\0"
     return struct.pack("!H", parameters * rows) + row * rows

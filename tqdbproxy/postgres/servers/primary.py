@@ -6,27 +6,23 @@ The law of this module: it makes connections and keeps none; sockets are opened 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from ssl import SSLContext
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 
 from tqdbproxy.addresses import TcpAddress, UnixAddress
-from tqdbproxy.errors import ServerUnreachable
+from tqdbproxy.errors import ServerUnreachable, TlsRefused
 from tqdbproxy.logs import logger
-from tqdbproxy.postgres.messages import CANCEL_REQUEST, StartupMessage
+from tqdbproxy.postgres.messages import CANCEL_REQUEST
 from tqdbproxy.postgres.servers.connection import ServerConnection
 from tqdbproxy.postgres.servers.counts import Counts
+from tqdbproxy.postgres.servers.dial import Address, Dial
 
 log = logger(__name__)
-
-Dial = Callable[[TcpAddress | UnixAddress, Protocol, float], Deferred[Any]]
-"""Connects a protocol to an address within so many seconds; fails with `ServerUnreachable`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +34,21 @@ class ServerTls:
 
 
 class PrimaryServer:
-    """The server that a group's sessions are connected to. ``name`` is its label in the metrics."""
+    """A server that a group's sessions are connected to. ``name`` is its label in the metrics."""
 
     def __init__(
         self,
         group: str,
-        address: TcpAddress | UnixAddress,
+        address: Address,
         tls: ServerTls,
         connect_timeout_s: float,
         dial: Dial,
         clock: IReactorTime,
+        counts: Counts | None = None,
     ) -> None:
         self.group = group
         self.name = f"{group}/primary"
-        self.counts = Counts()
+        self.counts = counts or Counts()
         self.address = address
         # As libpq: nobody is between us and a Unix socket.
         self._tls = ServerTls() if isinstance(address, UnixAddress) else tls
@@ -59,16 +56,16 @@ class PrimaryServer:
         self._dial = dial
         self._clock = clock
 
-    def connect(self, _message: StartupMessage | None = None) -> Deferred[ServerConnection]:
+    def connect(self, timeout_s: float) -> Deferred[ServerConnection]:
         """A new connection, encrypted if it has to be, before its login. Fails with `ServerUnreachable`."""
         connection = ServerConnection(self)
-        return self._open(connection).addCallback(lambda _none: connection)
+        return self._open(connection, timeout_s).addCallback(lambda _none: connection)
 
     def cancel(self, key: bytes) -> Deferred[None]:
         """Ask the server to cancel what the process with ``key`` does; fires when it has closed the connection."""
         request = ServerConnection(self)
         packet = struct.pack("!II", 8 + len(key), CANCEL_REQUEST) + key
-        opened = self._open(request)
+        opened = self._open(request, self._timeout_s)
         opened.addCallback(lambda _none: request.transport.write(packet))
         opened.addCallback(lambda _none: request.closed)
         opened.addTimeout(self._timeout_s, self._clock, self._too_late)
@@ -79,23 +76,23 @@ class PrimaryServer:
         if request.alive:
             request.transport.abortConnection()
 
-    def _open(self, connection: ServerConnection) -> Deferred[None]:
-        opened = self._dial(self.address, connection, self._timeout_s)
+    def _open(self, connection: ServerConnection, timeout_s: float) -> Deferred[None]:
+        opened = self._dial(self.address, connection, timeout_s)
         if self._tls.context is not None:
-            opened.addCallback(lambda _wire: self._encrypt(connection))
+            opened.addCallback(lambda _wire: self._encrypt(connection, timeout_s))
         return opened
 
-    def _encrypt(self, connection: ServerConnection) -> Deferred[None]:
+    def _encrypt(self, connection: ServerConnection, timeout_s: float) -> Deferred[None]:
         encrypted: Deferred[Any] = connection.request_tls()
         encrypted.addCallback(self._secure, connection)
         # `dial` stopped its clock when the connection was made.
-        encrypted.addTimeout(self._timeout_s, self._clock, self._too_late)
+        encrypted.addTimeout(timeout_s, self._clock, self._too_late)
         return encrypted.addErrback(self._failed, connection)
 
     def _secure(self, offered: bool, connection: ServerConnection) -> Deferred[None] | None:
         if not offered:
             if self._tls.required:
-                raise ServerUnreachable(f"{self.address}: the server does not speak TLS, but sslmode requires it")
+                raise TlsRefused(f"{self.address}: the server does not speak TLS, but sslmode requires it")
             return None
         connection.tls = True
         host = self.address.host if isinstance(self.address, TcpAddress) else ""
@@ -111,4 +108,4 @@ class PrimaryServer:
         connection.transport.abortConnection()
         if failure.check(ServerUnreachable):
             return failure
-        return Failure(ServerUnreachable(f"{self.address}: TLS: {failure.getErrorMessage()}"))
+        return Failure(TlsRefused(f"{self.address}: TLS: {failure.getErrorMessage()}"))

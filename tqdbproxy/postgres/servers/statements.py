@@ -57,10 +57,16 @@ class Statements:
         """These were surplus, but not closed after all."""
         self._retired.extend(names)
 
-    def retire(self) -> None:
-        """The session's settings have changed: a constant in a statement may now mean something else."""
-        self._retired.extend(self._known.values())
-        self._known.clear()
+    def retire(self, template: Hashable | None = None) -> None:
+        """The one for ``template``, or any of them, is of no use any more.
+
+        The session's settings have changed, so a constant in it may mean something else, or a table has.
+        """
+        if template is None:
+            self._retired.extend(self._known.values())
+            self._known.clear()
+        elif template in self._known:
+            self._retired.append(self._known.pop(template))
 
     def forget(self, template: Hashable | None = None) -> None:
         """The server no longer has the one for ``template``, or any of them."""

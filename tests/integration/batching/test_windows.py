@@ -1,0 +1,162 @@
+"""When windows close: by the quorum, by the timer, by the load."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.integration.batching.conftest import Place
+from tests.integration.batching.crowd import Crowd, Reply, crowd, reply, status
+from tests.integration.metrics import Growth, scrape
+from tests.integration.test_limits import StartWith
+from tests.integration.waiting import wait_for
+from tests.integration.wire import SYNC, bind, execute, parse, query
+from tests.proxies import RunningProxy
+
+INSERTED = Reply(tag="INSERT 0 1")
+MANY = 12
+
+
+@pytest.fixture
+def plain(place: Place) -> Place:
+    place.make("CREATE TABLE t (a int, b text)")
+    return place
+
+
+def write(hint: str) -> Callable[[int], bytes]:
+    return lambda n: parse(f"{hint} INSERT INTO t VALUES ($1, 'x')") + bind(str(n)) + execute() + SYNC
+
+
+@pytest.mark.parametrize(("quorum", "smallest"), [("0", 1), ("0.5", 2), ("1", MANY)])
+def test_a_quorum_closes_windows_long_before_their_end(
+    plain: Place, start_with: StartWith, quorum: str, smallest: int
+) -> None:
+    proxy, _ = start_with(f"[write_batch]\nearly_quorum = {quorum}\n")
+    with crowd(proxy.port, plain.database, MANY, search_path=plain.here) as writers:
+        writers.send(write("/* batch:300 */"))  # now they are known
+        growth = Growth(proxy)
+        for _ in range(5):
+            assert writers.send(write("/* batch:300 */")) == [INSERTED] * MANY
+    assert growth("write_batch_closed_total", reason="timer") == 0
+    batches = growth("write_batch_closed_total", reason="quorum")
+    assert 5 <= batches <= 5 * MANY / smallest
+    assert growth("write_batch_delay_seconds_sum") < 0.2 * batches
+
+
+def test_without_a_quorum_windows_are_kept_to_their_end(plain: Place, start_with: StartWith) -> None:
+    proxy, _ = start_with("[write_batch]\nearly_quorum = off\n")
+    with crowd(proxy.port, plain.database, MANY, search_path=plain.here) as writers:
+        growth = Growth(proxy)
+        assert writers.send(write("/* batch:150 */")) == [INSERTED] * MANY
+        assert writers.together == "merged"
+    assert growth("write_batch_closed_total", reason="timer") == 1
+    assert growth("write_batch_delay_seconds_sum") >= 0.15
+
+
+# Adaptive mode
+
+ADAPTIVE = """[write_batch]
+mode = adaptive
+early_quorum = off
+initial_delay_ms = 5
+min_delay_ms = 2
+max_delay_ms = 20
+write_threshold = 40
+adaptive_step = 2
+metrics_interval = 0.1
+"""
+STEADY = """[write_batch]
+mode = adaptive
+early_quorum = off
+initial_delay_ms = 60
+min_delay_ms = 60
+max_delay_ms = 60
+"""
+
+
+def delay_ms(proxy: RunningProxy) -> float:
+    return scrape(proxy).total("write_current_delay_ms")
+
+
+@contextmanager
+def load(writers: Crowd, hint: str = "") -> Iterator[None]:
+    """Inside, all write as often as they can."""
+    done = threading.Event()
+
+    def work() -> None:
+        while not done.is_set():
+            said.extend(one for one in writers.send(write(hint)) if one != INSERTED)
+
+    said: list[Reply] = []
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    assert not said
+
+
+def test_the_window_follows_the_load(plain: Place, start_with: StartWith) -> None:
+    proxy, _ = start_with(ADAPTIVE)
+    wait_for(lambda: delay_ms(proxy) == 2)
+    growth = Growth(proxy)
+    with crowd(proxy.port, plain.database, MANY, search_path=plain.here) as writers:
+        with load(writers):
+            wait_for(lambda: delay_ms(proxy) == 20)
+            assert scrape(proxy).total("write_ops_per_second") > 40
+        assert status(writers.wires[0]).strategy == "merged"
+        wait_for(lambda: delay_ms(proxy) == 2)
+    assert growth("write_delay_adjustments_total", direction="up") >= 4
+    assert growth("write_delay_adjustments_total", direction="down") >= 4
+    assert growth("write_batched_total") > MANY
+    assert scrape(proxy).total("write_ops_per_second") == 0
+
+
+def test_a_hint_decides_for_itself(plain: Place, start_with: StartWith) -> None:
+    proxy, _ = start_with(ADAPTIVE)
+    with crowd(proxy.port, plain.database, MANY, search_path=plain.here) as writers:
+        growth = Growth(proxy)
+        assert writers.send(write("/* batch:0 */")) == [INSERTED] * MANY
+        assert set(writers.statuses()) == {("", "", "")}
+        assert growth("write_batch_size_count") == 0
+        assert writers.send(write("/* batch:150 */")) == [INSERTED] * MANY
+        assert writers.together == "merged"
+        assert growth("write_batch_delay_seconds_sum") >= 0.15
+        wire = writers.wires[0]
+        wire.ask(query("BEGIN"))
+        assert reply(wire.ask(write("")(1))) == INSERTED
+        wire.ask(query("COMMIT"))
+        assert status(wire) == ("", "", "")
+        assert growth("write_batch_size_count") == 1
+        wire.ask(write("")(1))
+        assert status(wire) == ("single", "1", "")
+
+
+def test_the_mode_can_be_changed(plain: Place, start_with: StartWith) -> None:
+    proxy, _ = start_with("[write_batch]\nearly_quorum = off\n")
+
+    def reload(text: str) -> None:
+        before = proxy.log.count("configuration reloaded")
+        proxy.config_path.write_text(text)
+        proxy.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: proxy.log.count("configuration reloaded") > before)
+
+    with crowd(proxy.port, plain.database, MANY, search_path=plain.here) as writers:
+        for _ in range(2):
+            assert writers.send(write("")) == [INSERTED] * MANY
+            assert set(writers.statuses()) == {("", "", "")}
+            assert delay_ms(proxy) == 0
+            reload(STEADY)
+            assert delay_ms(proxy) == 60
+            assert writers.send(write("")) == [INSERTED] * MANY
+            assert writers.together == "merged"
+            reload(STEADY + "enabled = false\n")
+            assert writers.send(write("")) == [INSERTED] * MANY
+            assert {one.strategy for one in writers.statuses()} == {""}
+            reload("")

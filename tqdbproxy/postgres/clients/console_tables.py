@@ -1,0 +1,117 @@
+"""What the console shows: records of the proxy's parts -> rows of text.
+
+The law of this module: it formats and sorts; where the numbers come from it doesn't know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from tqdbproxy.core.metrics import Histogram, at_once
+from tqdbproxy.core.overview import ClientView, GroupView, Sources
+from tqdbproxy.postgres.clients.console_commands import Action, Commands, Row, Table
+
+CALLERS = 100
+LONGEST = 200
+"""Characters of a template."""
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What the console can ask and do. ``settings``: section, key, value. ``reload`` raises `ConfigError`."""
+
+    sources: Sources
+    sessions: Callable[[], Iterable[ClientView]]
+    groups: Callable[[], Iterable[GroupView]]
+    settings: Callable[[], Iterable[tuple[str, str, str]]]
+    flush: Callable[[], None]
+    reload: Callable[[], None]
+    shutdown: Callable[[], None]
+
+
+def commands(desk: Desk) -> Commands:
+    """The console of a proxy with this desk."""
+    return Commands(_tables(desk), _actions(desk))
+
+
+def _tables(desk: Desk) -> dict[str, Table]:
+    client = ("peer", "user", "database", "state", "application_name", "connected_s", "tls")
+    server = ("group", "name", "address", "health", "connections", "statements", "batches", "problem")
+    batch = ("group", "database", "user", "waiting", "bytes", "waited_ms", "running", "writers", "template")
+    caller = ("file", "line", "query_type", "statements", "batched", "seconds", "mean_ms")
+    return {
+        "STATS": Table(("name", "value"), lambda: _stats(desk.sources), "what was counted since the start"),
+        "CLIENTS": Table(client, lambda: map(_client, desk.sessions()), "every connection of a client"),
+        "SERVERS": Table(server, lambda: _servers(desk.sources), "every server and how it is"),
+        "BATCHES": Table(batch, lambda: map(_group, desk.groups()), "groups of writes that wait or run"),
+        "CALLERS": Table(caller, lambda: _callers(desk.sources), "callers by time, of statements with a hint"),
+        "CONFIG": Table(("section", "key", "value"), desk.settings, "the configuration in force"),
+        "VERSION": Table(("version",), lambda: [(f"tqdbproxy {desk.sources.version}",)], "the proxy's version"),
+    }
+
+
+def _actions(desk: Desk) -> dict[str, Action]:
+    return {
+        "FLUSH": Action(desk.flush, "execute all waiting writes now"),
+        "RELOAD": Action(desk.reload, "read the configuration again"),
+        "SHUTDOWN": Action(desk.shutdown, "drain and stop, as on SIGTERM"),
+    }
+
+
+def _stats(sources: Sources) -> Iterator[Row]:
+    metrics = sources.metrics
+    summary = at_once(metrics.summarize(0))
+    batches = metrics.batch_size.count
+    yield "statements", str(summary.statements)
+    yield "forwarded", str(summary.forwarded)
+    yield "batched", str(summary.batched)
+    yield "cached", str(summary.cached)
+    yield "batches", str(batches)
+    yield "batch_size_mean", _mean(metrics.batch_size, 1)
+    yield "batch_wait_ms_mean", _mean(metrics.batch_delay, 1000)
+    yield "batch_run_ms_mean", _mean(metrics.batch_latency, 1000)
+    factor = metrics.aggregation.factor()
+    yield "aggregation_factor", "" if factor is None else f"{factor:.3f}"
+    yield "pending_writes", str(sources.pending())
+    window = sources.window_ms()
+    yield "adaptive_window_ms", "" if window is None else f"{window:.3f}"
+    for name, counts in (
+        ("excluded", summary.excluded),
+        ("strategy", metrics.batch_methods),
+        ("closed", metrics.batch_closed),
+        ("retries", metrics.batch_retries),
+        ("clients", sources.clients()),
+    ):
+        for label, count in counts.items():
+            yield f"{name}_{label}", str(count)
+
+
+def _mean(histogram: Histogram, factor: float) -> str:
+    count = histogram.count
+    return f"{histogram.sum * factor / count:.3f}" if count else ""
+
+
+def _client(view: ClientView) -> Row:
+    tls = "yes" if view.tls else "no"
+    return view.peer, view.user, view.database, view.state, view.application, f"{view.connected_s:.1f}", tls
+
+
+def _servers(sources: Sources) -> Iterator[Row]:
+    for it in sources.servers():
+        health = {True: "up", False: "down", None: "unknown"}[it.healthy]
+        counts = map(str, (it.connections, it.statements, it.batches))
+        yield it.group, it.name, it.address, health, *counts, it.problem
+
+
+def _group(view: GroupView) -> Row:
+    waiting = (str(view.waiting), str(view.size), f"{view.waited_s * 1000:.1f}", "yes" if view.running else "no")
+    template = view.template if len(view.template) <= LONGEST else f"{view.template[:LONGEST]}..."
+    return view.group, view.database, view.user, *waiting, str(view.writers), template
+
+
+def _callers(sources: Sources) -> Iterator[Row]:
+    for counts in at_once(sources.metrics.summarize(CALLERS)).top:
+        seconds, timed = counts.latency.sum, counts.latency.count
+        numbers = (str(counts.queries), str(counts.batched), f"{seconds:.3f}", f"{seconds * 1000 / timed:.3f}")
+        yield *counts.labels, *numbers
