@@ -268,6 +268,17 @@ def test_the_proxys_own_user_on_the_unix_socket() -> None:
             assert client.wire is None
 
 
+def test_the_proxys_own_user_gets_in_where_no_session_does() -> None:
+    it = world()
+    it.hub.limits.max_clients = 0
+    assert in_console(console(it))
+    client = it.accept()
+    assert m.error_of(client.says(m.startup(user="boss", database="tqdb")))["C"] == "53300"
+    client = it.accept()
+    client.transport.user = 77
+    assert m.error_of(client.says(m.startup(user="boss", database="other")))["C"] == "53300"
+
+
 def test_a_newer_protocol_is_negotiated_down() -> None:
     client = world(own_uid=0).accept()
     client.transport.user = 0

@@ -182,14 +182,18 @@ def test_the_numbers() -> None:
 def test_the_numbers_are_summed_up_in_steps() -> None:
     site = Site(max_callers=5500)
     for number in range(5500):
-        site.metrics.caller("a.py", str(number), Kind.INSERT).queries = 1
+        counts = site.metrics.caller("a.py", str(number), Kind.INSERT)
+        counts.queries = 1
+        counts.latency.observe(1 / (1 + number))
     channel, transport = site.connect()
     channel.dataReceived(b"GET /status.json HTTP/1.0\r\n\r\n")
     turns = 0
     while site.turn():
         turns += 1
     assert turns >= 6
-    assert json.loads(read(transport.value())[2])["lanes"]["forwarded"] == 5500
+    said = json.loads(read(transport.value())[2])
+    assert said["lanes"]["forwarded"] == 5500
+    assert [caller["line"] for caller in said["callers"]] == [str(number) for number in range(20)]
 
 
 @pytest.mark.parametrize("path", sorted(ASSETS))

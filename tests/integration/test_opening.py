@@ -172,7 +172,7 @@ def test_a_twisted_endpoint_description(
     with psycopg.connect(proxy.dsn(database, port=port, sslmode="prefer"), autocommit=True) as connection:
         connection.execute("CREATE TABLE t (a int)")
         connection.execute("/* batch:5 */ INSERT INTO t SELECT generate_series(1, 3)")
-        assert dict(connection.execute("SELECT * FROM pg_tqdb_status").fetchall())["Backend"] == "write-batch"
+        assert ("Backend", "write-batch") in connection.execute("SELECT * FROM pg_tqdb_status").fetchall()
         with connection.cursor().copy(
             "COPY (SELECT repeat('x', 1000) FROM generate_series(1, 20000)) TO STDOUT"
         ) as out:

@@ -34,8 +34,8 @@ class Finding:
 class State:
     """What is known of a server. ``writable`` False: it is a standby, or read-only; None: not known.
 
-    ``slow``: it took more than `QUICK_S` to find out that it is down. ``since``: when it began to take writes; 0.0 if it
-    was never seen otherwise.
+    ``slow``: it took more than `QUICK_S` to find out that it is down. ``since``: when it began to take writes; 0.0 if
+    it was never seen otherwise.
     """
 
     reach: Reach = Reach.UNKNOWN

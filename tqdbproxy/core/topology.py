@@ -35,10 +35,10 @@ def claimed_twice(claims: Mapping[str, Iterable[str]]) -> Iterator[tuple[str, st
 def in_order(states: Sequence[State]) -> list[int]:
     """The positions of the servers that are worth trying for a session that wants to write, the best first.
 
-    First who is known to take writes (of several, who has done so longer: an old primary that comes back by mistake gets
-    no sessions while the new one lives), then who may, in the order of the configuration; then those where trying costs
-    nothing, since they say no at once; at last those that did not take writes when they were looked at, because one of
-    them may have been promoted since. Left out is who is known to keep us waiting for nothing.
+    First who is known to take writes (of several, who has done so longer: an old primary that comes back by mistake
+    gets no sessions while the new one lives), then who may, in the order of the configuration; then those where trying
+    costs nothing, since they say no at once; at last those that did not take writes when they were looked at, because
+    one of them may have been promoted since. Left out is who is known to keep us waiting for nothing.
     """
     worth = [position for position, state in enumerate(states) if not state.hopeless]
     return sorted(worth, key=lambda position: (_rank(states[position]), states[position].since))

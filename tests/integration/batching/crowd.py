@@ -91,8 +91,8 @@ class Crowd:
 
 def status(wire: Wire) -> Status:
     """What the view says to this session."""
-    rows = dict(row for row in reply(wire.ask(query("SELECT * FROM pg_tqdb_status"))).rows)
-    found = {(name or b"").decode(): (value or b"").decode() for name, value in rows.items()}
+    rows = reply(wire.ask(query("SELECT * FROM pg_tqdb_status"))).rows
+    found = {(name or b"").decode(): (value or b"").decode() for name, value in rows}
     return Status(found["LastStrategy"], found["LastBatchSize"], found["Reason"])
 
 

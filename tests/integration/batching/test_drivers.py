@@ -86,11 +86,12 @@ def test_psycopg_with_other_options_does_not_meet(plain: Place) -> None:
 
 def test_psycopg_without_autocommit_is_in_a_transaction(plain: Place) -> None:
     with psycopgs(plain, autocommit=False) as connections:
-        connections[0].execute(INSERT, (1, "x"))
-        assert looked(connections[0]) == ("", "", "transaction")
-        connections[0].commit()
-        connections[0].autocommit = True  # what was said in between doesn't matter
-        at_once(*(lambda c=c: (setattr(c, "autocommit", True), c.execute(INSERT, (1, "x"))) for c in connections))
+        for connection in connections:
+            connection.execute(INSERT, (1, "x"))
+            assert looked(connection) == ("", "", "transaction")
+            connection.commit()
+            connection.autocommit = True  # what was said in between doesn't matter
+        at_once(*(lambda c=c: c.execute(INSERT, (1, "x")) for c in connections))
         assert {looked(connection) for connection in connections} == {("merged", str(COUNT), "")}
 
 

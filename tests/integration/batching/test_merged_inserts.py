@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pytest
 
 from tests.integration.batching.conftest import MakeCrowd, Place
-from tests.integration.batching.crowd import COUNT, Reply, extended, reply, simple
-from tests.integration.wire import SYNC, Wire, bind, execute, parse, query
+from tests.integration.batching.crowd import COUNT, extended, reply
+from tests.integration.wire import Wire
 
 MERGED, PREPARED = "merged", "prepared"
 

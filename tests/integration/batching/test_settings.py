@@ -13,7 +13,7 @@ from tests.integration.wire import query
 
 INSERTED = [Reply(tag="INSERT 0 1")] * COUNT
 HALF = COUNT // 2
-HALVES_MS = 60
+HALVES_MS = 30
 """Two groups that are never full."""
 
 
@@ -140,6 +140,21 @@ def test_what_can_not_be_known_is_alone_and_says_why(plain: Place, crowds: MakeC
     strange, *others = crowd.statuses()
     assert strange == ("", "", "session_state")
     assert set(others) == {("merged", str(COUNT - 1), "")}
+
+
+def test_what_a_function_has_changed_is_reported(place: Place, crowds: MakeCrowd) -> None:
+    """Nobody can tell by the text, but the server says so."""
+    place.make(
+        "CREATE TABLE t (v timestamptz)",
+        "CREATE FUNCTION moves() RETURNS text LANGUAGE sql AS $$ SELECT set_config('TimeZone', 'Asia/Tokyo', false) $$",
+    )
+    crowd = crowds()
+    for wire in crowd.wires[:HALF]:
+        wire.ask(query("SELECT moves()"))
+    assert crowd.send(lambda _n: simple("INSERT INTO t VALUES ('2020-01-01 00:00')", window_ms=HALVES_MS)) == INSERTED
+    assert {status.size for status in crowd.statuses()} == {str(HALF)}
+    found = place.rows("SELECT v AT TIME ZONE 'UTC', count(*) FROM t GROUP BY v ORDER BY v")
+    assert found == ((b"2019-12-31 15:00:00", b"4"), (b"2020-01-01 00:00:00", b"4"))
 
 
 def test_what_was_prepared_under_other_settings_is_made_anew(place: Place, crowds: MakeCrowd) -> None:

@@ -22,6 +22,7 @@ from tqdbproxy.errors import (
     ServerClosed,
     Stopped,
     TlsRequired,
+    TooManyClients,
     message_of,
 )
 from tqdbproxy.logs import logger
@@ -165,6 +166,8 @@ class ClientProtocol(Protocol):
         self.database = message.option(b"database").decode(errors="replace") or self.user
         self._application = message.option(b"application_name").decode(errors="replace")
         refusal = TlsRequired() if self._hub.tls_required and self._in_clear() else self._hub.refusal()
+        if isinstance(refusal, TooManyClients) and self._is_operator():
+            refusal = None  # when nobody else gets in, he has work to do
         if refusal is not None:
             self.refuse(refusal)
             return
@@ -174,6 +177,11 @@ class ClientProtocol(Protocol):
             self._begin_console(message, console)
         else:
             self._reach(self._hub.connect(message), message)
+
+    def _is_operator(self) -> bool:
+        """It asks for the console, and needs no password for it."""
+        console = self._hub.console
+        return console is not None and console.leads_to(self.database) and console.trusts(self.transport.peer_user())
 
     def _begin_console(self, message: StartupMessage, entry: ConsoleEntry) -> None:
         if entry.trusts(self.transport.peer_user()):

@@ -81,7 +81,8 @@ class Watch:
         self._asked = self._clock.seconds()
         if self._watching:
             self.learn(finding, began)
-            self._again(self._interval_s)
+            # New sessions are refused until a server that keeps us waiting answers: nobody's patience but ours is used.
+            self._again(PAUSE_S if self.health.state.hopeless else self._interval_s)
 
     def _tell(self, change: Change) -> None:
         state = change.after

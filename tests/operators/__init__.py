@@ -1,0 +1,1 @@
+"""What operators look at, shown with the programs that they use: browsers, Prometheus, psql."""
