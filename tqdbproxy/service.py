@@ -236,7 +236,7 @@ class ProxyService(Service):
             lambda: {("open",): float(groups.connections())},
             ("state",),
         )
-        server = ("group", "server")
+        server = ("group", "address")
         self._metrics.gauge("tqdbproxy_server_up", "Whether a server begins sessions", groups.up, server)
         self._metrics.gauge("tqdbproxy_server_writable", "Whether a server takes writes", groups.writable, server)
         self._metrics.gauge(

@@ -87,4 +87,4 @@ def test_servers_that_stand_still(tmp_path: Path) -> None:
     """Longer than ``timeout_s``: 57014 if it never ran, 08007 if it may have run."""
     habits = Habits(excused=frozenset({CANCELED}))
     report = books(tmp_path, "stalls", ("stall",), habits)
-    assert {CANCELED, "08007"} <= set(report.ledger.sqlstates())
+    assert "08007" in report.ledger.sqlstates()

@@ -53,7 +53,7 @@ def port_behind(dsn: str) -> int:
 
 def writable(proxy: RunningProxy, server: EmbeddedServer) -> float | None:
     """What the proxy shows of a server; None: nothing."""
-    label = {"group": "main", "server": f"{server.host}:{server.port}"}
+    label = {"group": "main", "address": f"{server.host}:{server.port}"}
     found = [v for name, labels, v in scrape(proxy).samples if name == "tqdbproxy_server_writable" and labels == label]
     return found[0] if found else None
 
@@ -151,7 +151,7 @@ def test_failover(start: Start, probe: str) -> None:
         with psycopg.connect(second.dsn()) as connection:
             rows = {row for (row,) in connection.execute("SELECT a FROM t").fetchall()}
         assert load.kept <= rows
-        assert scrape(proxy).total("server_up", server=f"127.0.0.1:{first.port}") == 0
+        assert scrape(proxy).total("server_up", address=f"127.0.0.1:{first.port}") == 0
         assert (writable(proxy, first), writable(proxy, second)) == (None, 1)
         assert f"127.0.0.1:{first.port} is down: " in proxy.log
         assert proxy.log.count(f"127.0.0.1:{first.port} is down: ") == 1
@@ -161,5 +161,5 @@ def test_failover(start: Start, probe: str) -> None:
 def _comes_back(first: EmbeddedServer, proxy: RunningProxy, second: EmbeddedServer) -> None:
     """The old primary, started by mistake, gets no sessions as long as the new one lives."""
     first.start()
-    wait_for(lambda: scrape(proxy).total("server_up", server=f"127.0.0.1:{first.port}") == 1)
+    wait_for(lambda: scrape(proxy).total("server_up", address=f"127.0.0.1:{first.port}") == 1)
     assert {port_behind(proxy.dsn()) for _ in range(5)} == {second.port}

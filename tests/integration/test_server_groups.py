@@ -59,7 +59,7 @@ def test_a_database_s_group_serves_it(postgres: EmbeddedServer, other: EmbeddedS
         page = scrape(proxy)
         queries = [page.total("database_queries_total", replica=f"{group}/primary") for group in ("sales", "main")]
         assert queries == [1, 1]
-        assert page.total("server_up", group="sales", server=f"{HOST}:{other.port}") == 1
+        assert page.total("server_up", group="sales", address=f"{HOST}:{other.port}") == 1
         assert page.total("server_writable") == 2
         assert page.total("server_connections") == 2
     with pytest.raises(psycopg.OperationalError, match='database "customers" does not exist'):

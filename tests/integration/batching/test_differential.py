@@ -153,7 +153,7 @@ def in_one_table(seed: int) -> Iterator[tuple[str, object]]:
             w = chance.choice(["'x'", "'it''s'", "'y'", "'bad'"] if chance.random() < 0.1 else ["'x'", "'it''s'"])
             # An UPDATE or DELETE finds the row of an INSERT before it, or none.
             row = number if "INSERT" in form else number - chance.choice([MEMBERS, 3 * MEMBERS])
-            yield form.format(table=f"t{table}", id=1000 + row, v=literal, w=w), row
+            yield form.format(table=f"t{table}", id=1000 + row, v=literal, w=w, n=chance.randrange(9)), row
 
 
 FORMS = [
@@ -167,6 +167,8 @@ FORMS = [
     "UPDATE {table} SET v = {v} WHERE id = {id}",
     "UPDATE {table} SET v = {v}, w = {w} WHERE id = {id} RETURNING id, v, w",
     "UPDATE {table} SET w = {w} WHERE id = {id} AND v = {v}",
+    "UPDATE {table} SET v = v + {n} WHERE id = {id} RETURNING v",
+    "INSERT INTO {table} VALUES ({id}, {v}, repeat('ab', {n}))",
     "DELETE FROM {table} WHERE id = {id} AND v <> {v}",
     "DELETE FROM {table} WHERE id = {id} RETURNING v",
 ]

@@ -245,10 +245,11 @@ class ClientProtocol(Protocol):
     def _not_begun(self, failure: Failure, message: StartupMessage) -> None:
         if self._lost:
             return  # and so is its server connection: nobody has to be told
-        server, self._server = self._server, None
+        server = self._server
         error = isinstance(failure.value, ProxyError)
         if error and server is not None and server.elsewhere is not None and not (server.heard or self._leaving):
             # Nothing was said that can't be said to another server.
+            self._server = None
             self._kept = server.early
             self._reach(server.elsewhere(), message)
         elif failure.check(ServerClosed) and server is not None and server.said_why:
