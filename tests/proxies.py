@@ -74,6 +74,7 @@ def start_proxy(folder: Path, primary: str, text: str = "", **environ: str) -> R
             stdout=log,
             stderr=log,
             start_new_session=True,
+            preexec_fn=_heed_ctrl_c,
         )
     proxy = RunningProxy(folder, port, metrics_port, process)
     end = time.monotonic() + START_TIMEOUT_S
@@ -84,6 +85,11 @@ def start_proxy(folder: Path, primary: str, text: str = "", **environ: str) -> R
         time.sleep(0.02)
     proxy.stop(signal.SIGKILL)
     raise AssertionError(f"the proxy did not start:\n{proxy.log}")
+
+
+def _heed_ctrl_c() -> None:
+    """A child of a background job of a shell ignores SIGINT, unless somebody says otherwise."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def free_ports(count: int) -> list[int]:

@@ -20,7 +20,7 @@ UNKNOWABLE = {
     "SET in a transaction": [query("BEGIN"), query("SET work_mem = '5MB'"), query("ROLLBACK")],
     "SET in a text with others": [query("SELECT 1; SET work_mem = '5MB'; SELECT 2")],
     "SET in a pipeline": [parse("SET work_mem = '5MB'") + bind() + execute() + parse("SELECT 1") + bind() + SYNC],
-    "set_config": [query("SELECT set_config('work_mem', '5MB', false)")],
+    "set_config with what isn't a constant": [query("SELECT set_config('work_mem', '5' || 'MB', false)")],
     "set_config with parameters": [
         parse("SELECT set_config($1, $2, false)") + bind("work_mem", "5MB") + execute() + SYNC
     ],
