@@ -163,10 +163,11 @@ def test_what_the_guard_refuses_is_left_alone_for_a_while() -> None:
     bench = Bench()
     assert strategy(bench.run(bench.units(4), parsed(2) + REFUSED_4, parsed(1) + PREPARED_4)) is Strategy.PREPARED
     bench.now += REFUSED_S - 1
-    assert strategy(bench.run(bench.units(4), PREPARED_4)) is Strategy.PREPARED
+    parsed_anew = m.CLOSE_COMPLETE * 3 + parsed(1)  # these are older than a statement may be
+    assert strategy(bench.run(bench.units(4), parsed_anew + PREPARED_4)) is Strategy.PREPARED
     bench.now += 1
-    assert strategy(bench.run(bench.units(4), MERGED_4)) is Strategy.MERGED
-    assert bench.connection.said == ["PPBEBES", "PBEBEBEBES", "BEBEBEBES", "BEBES"]
+    assert strategy(bench.run(bench.units(4), parsed(2) + MERGED_4)) is Strategy.MERGED
+    assert bench.connection.said == ["PPBEBES", "PBEBEBEBES", "CCCPBEBEBEBES", "PPBEBES"]
 
 
 def test_what_is_refused_in_one_place_is_not_in_another() -> None:

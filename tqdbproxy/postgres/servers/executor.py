@@ -16,6 +16,7 @@ from tqdbproxy.postgres.mergeable import Mergeable, mergeable
 from tqdbproxy.postgres.servers.batches import DescribeExchange, Exchange, MergedExchange, PreparedExchange
 from tqdbproxy.postgres.servers.connection import ServerConnection
 from tqdbproxy.postgres.servers.pool import lend
+from tqdbproxy.postgres.servers.statements import LIFETIME_S, Statements
 from tqdbproxy.postgres.sql import UNKNOWN_TYPE, Text, parse
 from tqdbproxy.postgres.unit import STATEMENT, Unit
 
@@ -57,6 +58,7 @@ class BatchExecutor:
         self._mergeable: dict[Hashable, Mergeable | None] = {}
         self._refused: dict[Hashable, float] = {}
         self._described_templates: dict[Hashable, bool] = {}
+        self._learned = now()
 
     def execute(self, writes: Sequence[Write]) -> Deferred[Outcome]:
         """Run ``writes`` on the connection of one of them; `Lost`, nothing sent, if none of them has one any more."""
@@ -64,9 +66,18 @@ class BatchExecutor:
         connection = lend(units)
         if connection is None:
             return succeed(Lost(sent=False))
+        self._learn_anew(connection.statements)
         key = writes[0].key
         job = Job(units, key.identity, connection)
         return self._begin(job, job.templates(one=key.template == units[0].template))
+
+    def _learn_anew(self, statements: Statements) -> None:
+        """What was parsed or described long ago may not be true any more."""
+        now = self._now()
+        statements.expire(now)
+        if now - self._learned >= LIFETIME_S:
+            self._described_templates.clear()
+            self._learned = now
 
     def _begin(self, job: Job, templates: list[Unit]) -> Deferred[Outcome]:
         """Describe the first of ``templates`` of which it isn't known what the server takes its strings for."""

@@ -11,6 +11,9 @@ from collections.abc import Hashable
 
 PREFIX = b"_tqdb_"
 KEPT_STATEMENTS = 64
+LIFETIME_S = 30.0
+"""A prepared statement keeps the parameter types, and the table, that it was parsed with, whatever ALTER TABLE or a new
+table in the search path have made of them since. So none is used for longer."""
 
 
 class Statements:
@@ -19,12 +22,13 @@ class Statements:
     A batch may add more than `KEPT_STATEMENTS`; the next one closes the surplus.
     """
 
-    __slots__ = ("_counter", "_known", "_retired")
+    __slots__ = ("_counter", "_known", "_retired", "_since")
 
     def __init__(self) -> None:
         self._known: OrderedDict[Hashable, bytes] = OrderedDict()
         self._retired: list[bytes] = []
         self._counter = 0
+        self._since: float | None = None
 
     def __contains__(self, template: Hashable) -> bool:
         return template in self._known
@@ -52,6 +56,14 @@ class Statements:
         """Names that are too many or of no use any more; they count as closed from now on."""
         surplus, self._retired = self._retired, []
         return surplus + [self._known.popitem(last=False)[1] for _ in range(len(self._known) - KEPT_STATEMENTS)]
+
+    def expire(self, now: float) -> None:
+        """Do without all statements if the oldest may be older than `LIFETIME_S`; ``now`` in seconds."""
+        if self._since is None:
+            self._since = now
+        elif now - self._since >= LIFETIME_S:
+            self.retire()
+            self._since = now
 
     def later(self, names: list[bytes]) -> None:
         """These were surplus, but not closed after all."""

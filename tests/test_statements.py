@@ -1,0 +1,42 @@
+"""The proxy's own prepared statements on a connection: how many, how old."""
+
+from __future__ import annotations
+
+from tqdbproxy.postgres.servers.statements import KEPT_STATEMENTS, LIFETIME_S, PREFIX, Statements
+
+
+def full(count: int) -> Statements:
+    statements = Statements()
+    for number in range(count):
+        statements.add(number, statements.new_name())
+    return statements
+
+
+def test_the_least_recently_used_go_first() -> None:
+    statements = full(KEPT_STATEMENTS + 2)
+    assert statements.use(0) == PREFIX + b"1"
+    assert statements.surplus() == [PREFIX + b"2", PREFIX + b"3"]
+    assert statements.surplus() == []
+    assert (0 in statements, 1 in statements, len(statements)) == (True, False, KEPT_STATEMENTS)
+
+
+def test_none_is_used_for_longer_than_its_lifetime() -> None:
+    statements = full(0)
+    statements.expire(1000.0)
+    statements.add("a", statements.new_name())
+    statements.expire(1000.0 + LIFETIME_S - 0.5)
+    assert statements.use("a") == PREFIX + b"1"
+    assert statements.surplus() == []
+    statements.expire(1000.0 + LIFETIME_S)
+    assert statements.use("a") is None
+    assert statements.surplus() == [PREFIX + b"1"], "closed, not leaked"
+    statements.add("a", statements.new_name())
+    statements.expire(1000.0 + LIFETIME_S + 1)
+    assert statements.use("a") == PREFIX + b"2"
+
+
+def test_what_a_client_threw_away_is_not_closed_again() -> None:
+    statements = full(3)
+    statements.retire(1)
+    statements.forget()
+    assert (statements.surplus(), len(statements)) == ([], 0)
