@@ -18,6 +18,7 @@ class Session:
 
     def __init__(self, *, logged_in: bool = True) -> None:
         self.said: list[object] = []
+        self.lost = False
         self.wall = Wall()
         self.connection = ServerConnection(self.wall)
         self.wire = MemoryTransport(self.connection)
@@ -42,6 +43,9 @@ class Session:
 
     def copy_began(self) -> None:
         self.said.append("copy")
+
+    def server_lost(self) -> None:
+        self.lost = True
 
     def server_says(self, *data: bytes) -> None:
         for piece in data:

@@ -16,6 +16,7 @@ from twisted.internet.task import Clock
 
 from tests.builders import authentication, backend_key, chunks, parameter_status, ready, startup
 from tests.tinyserver import TinyServer
+from tqdbproxy.core.caching import Cache
 from tqdbproxy.core.metrics import Metrics
 from tqdbproxy.core.routing import Rulebook, Rules
 from tqdbproxy.core.writebatch.manager import Manager
@@ -23,11 +24,12 @@ from tqdbproxy.core.writebatch.types import Limits
 from tqdbproxy.errors import ProxyError
 from tqdbproxy.postgres.clients.hub import ClientLimits, Hub
 from tqdbproxy.postgres.clients.opening import ClientProtocol
+from tqdbproxy.postgres.clients.reads import Reads
 from tqdbproxy.postgres.messages import StartupMessage
 from tqdbproxy.postgres.servers.connection import ServerConnection
 from tqdbproxy.postgres.servers.counts import Counts
 from tqdbproxy.postgres.servers.executor import BatchExecutor
-from tqdbproxy.postgres.sql import Texts
+from tqdbproxy.postgres.sql import Purging, Texts
 
 
 class MemoryTransport:
@@ -248,7 +250,10 @@ class World:
             limits or Limits(), BatchExecutor(self.clock.seconds, merge=False), self.metrics, self.clock
         )
         book = Rulebook(rules or Rules())
-        self.hub = Hub(self._connect, self.batches, self.metrics, self.clock, ClientLimits(), book, Texts())
+        self.cache = Cache(self.clock.seconds)
+        reads = Reads(self.cache, self.clock.seconds, lambda: self.hub.watch(), lambda: 0.5)
+        texts = Texts(purging=Purging.ALL)
+        self.hub = Hub(self._connect, self.batches, self.metrics, self.clock, ClientLimits(), book, texts, reads)
         self.books: list[bytes] = []
         """What all `TinyServer` have committed."""
         self._make_server = make_server or (lambda: TinyServer(self.books, login(b"key%d" % len(self.clients))))

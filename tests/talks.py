@@ -7,11 +7,13 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from tests import builders as m
+from tqdbproxy.core.caching import Cache
 from tqdbproxy.core.metrics import Metrics
 from tqdbproxy.core.routing import Rulebook, Rules
 from tqdbproxy.core.statement import Strategy
 from tqdbproxy.core.writebatch.types import Company
 from tqdbproxy.postgres.clients.history import History, Identities
+from tqdbproxy.postgres.clients.reads import Reads
 from tqdbproxy.postgres.clients.session import Session
 from tqdbproxy.postgres.clients.steps import Step
 from tqdbproxy.postgres.clients.tally import Tally
@@ -41,6 +43,7 @@ class Talk:
             lambda: self.asked.append("forget"),
             lambda: self.asked.append("retire"),
             lambda replies: self.asked.append(replies),
+            Reads(Cache(lambda: 0.0), lambda: 0.0, lambda: self.session.watched(), lambda: 0.5),
         )
         self.session.status = status
 

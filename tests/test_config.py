@@ -63,6 +63,7 @@ def test_every_key_of_the_configspec_is_a_field() -> None:
         "postgres": settings.PostgresSettings,
         "postgres.NAME": settings.GroupSettings,
         "write_batch": settings.WriteBatchSettings,
+        "cache": settings.CacheSettings,
         "metrics": settings.MetricsSettings,
         "log": settings.LogSettings,
         "admin": settings.AdminSettings,

@@ -14,7 +14,7 @@ from tests import builders as m
 from tests.peers import Client, Script, World, login
 from tqdbproxy.errors import ConfigError, ProtocolViolation, ServerUnreachable, UnknownCommand
 from tqdbproxy.postgres.clients.console import KEPT, Console
-from tqdbproxy.postgres.clients.console_commands import Action, Commands, Row, Table
+from tqdbproxy.postgres.clients.console_commands import Action, Commands, ListAction, Row, Table
 from tqdbproxy.postgres.clients.console_entry import ConsoleEntry, login_message
 from tqdbproxy.postgres.framing import FramingError
 from tqdbproxy.postgres.messages import StartupMessage
@@ -36,7 +36,16 @@ class Desk:
             raise ConfigError("x.ini, line 3: nonsense")
 
         tables = {"PAIRS": Table(("name", "value"), pairs, "pairs")}
-        actions = {"DO": Action(lambda: self.done.append("do"), "does"), "FAIL": Action(no, "fails")}
+
+        def drop(tags: tuple[str, ...]) -> int:
+            self.done += tags
+            return len(tags)
+
+        actions = {
+            "DO": Action(lambda: self.done.append("do"), "does"),
+            "FAIL": Action(no, "fails"),
+            "DROP": ListAction(drop, "thing", "drops"),
+        }
         self.commands = Commands(tables, actions)
         self.console = Console(self.commands)
 
@@ -53,26 +62,82 @@ class Desk:
 )
 def test_spellings(text: str) -> None:
     (command,) = Desk().commands.read(text)
-    assert (command.tag, command.columns) == ("SHOW", ("name", "value"))
+    assert (command.run().tag, command.columns) == ("SHOW", ("name", "value"))
 
 
 def test_nothing_is_said() -> None:
     assert Desk().commands.read(" ; -- nothing\n/* at all */") == []
 
 
-@pytest.mark.parametrize("text", ["SELECT 1", "SHOW", "SHOW NOTHING", "DO IT", "SHOW PAIRS x", "PURGE a", "\udcff"])
+UNKNOWN = [
+    "SELECT 1",
+    "SHOW",
+    "SHOW NOTHING",
+    "DO IT",
+    "SHOW PAIRS x",
+    "PURGE a",
+    "\udcff",
+    "'DO'",
+    "SHOW 'pairs'",
+    ",",
+]
+
+
+@pytest.mark.parametrize("text", UNKNOWN)
 def test_unknown(text: str) -> None:
     with pytest.raises(UnknownCommand, match="unknown command"):
         Desk().commands.read(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "things"),
+    [
+        ("drop a", ["a"]),
+        ("DROP *;", ["*"]),
+        ("DROP table:public.T,b , c", ["table:public.T", "b", "c"]),
+        ("DROP 'a  ''b''; --c', \"d\"/* e */", ["a  'b'; --c", '"d"']),
+        ("DROP a-b/c*d:e -- f", ["a-b/c*d:e"]),
+        ("DROP ','", [","]),
+        ("DROP é", ["é"]),
+    ],
+)
+def test_a_list(text: str, things: list[str]) -> None:
+    desk = Desk()
+    (command,) = desk.commands.read(text)
+    assert desk.done == []  # read is not done
+    assert (command.columns, command.run().tag) == (None, f"DROP {len(things)}")
+    assert desk.done == things
+
+
+@pytest.mark.parametrize("text", ["DROP", "DROP ,", "DROP a,", "DROP ,a", "DROP a b", "DROP a,,b", "DROP 'a''b' c"])
+def test_what_is_no_list(text: str) -> None:
+    with pytest.raises(UnknownCommand, match="DROP takes a thing, or several"):
+        Desk().commands.read(text)
+
+
+@pytest.mark.parametrize("text", ["DROP 'a", "DO; DROP 'a''", "SHOW /* PAIRS", "'"])
+def test_what_has_no_end(text: str) -> None:
+    with pytest.raises(UnknownCommand, match="has no end"):
+        Desk().commands.read(text)
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1))
+def test_any_name_can_be_quoted(names: list[str]) -> None:
+    desk = Desk()
+    quoted = ("'" + name.replace("'", "''") + "'" for name in names)
+    (command,) = desk.commands.read("drop" + ",".join(quoted) + ";")
+    command.run()
+    assert desk.done == names
+
+
 def test_help_names_all() -> None:
     (command,) = Desk().commands.read("SHOW HELP")
-    assert list(command.run()) == [
+    assert list(command.run().rows) == [
         ("SHOW PAIRS", "pairs"),
         ("SHOW HELP", "this list"),
         ("DO", "does"),
         ("FAIL", "fails"),
+        ("DROP thing[, ...]", "drops"),
     ]
 
 
@@ -90,6 +155,15 @@ def test_several_at_once_until_one_fails() -> None:
     assert m.kinds(reply) == "TDDCCEZ"
     assert (m.error_of(reply)["C"], m.error_of(reply)["M"]) == ("F0000", "x.ini, line 3: nonsense")
     assert desk.done == ["do"]
+
+
+def test_how_many_it_was() -> None:
+    desk = Desk()
+    assert desk.ask(m.query("DROP a, 'b c'; DROP d")) == m.complete("DROP 2") + m.complete("DROP 1") + m.ready()
+    assert desk.done == ["a", "b c", "d"]
+    reply = desk.ask(m.parse("DROP e"), m.bind(), m.describe_portal(), m.execute(), m.message(b"S"))
+    assert (m.kinds(reply), desk.done[3:]) == ("12nCZ", ["e"])
+    assert m.complete("DROP 1") in reply
 
 
 def test_a_wrong_word_does_nothing_of_its_text() -> None:

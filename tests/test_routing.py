@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tqdbproxy.core.hints import Hints
-from tqdbproxy.core.routing import Batched, Forward, Rules, choose
+from tqdbproxy.core.routing import Batched, Cached, Forward, Route, Rules, choose
 from tqdbproxy.core.statement import Reason
 
 BATCH = Hints(batch_ms=10.0)
@@ -65,6 +65,47 @@ def test_choose(
         static,
         size,
         rules,
+        not_kept=Reason.NOT_A_READ,
+        in_transaction="T" in session,
+        alone="A" in session,
+        known="K" in session,
+    )
+    assert chosen == route
+
+
+READ = Hints(ttl_s=2.0)
+NEVER = Rules(caching=False)
+
+# hints, why its text can't be answered from memory, rules, letters as above, route
+READS: list[tuple[Hints, Reason | None, Rules, str, Route]] = [
+    (READ, None, RULES, "AK", Cached(2.0)),
+    (Hints(ttl_s=0.0), None, RULES, "AK", FORWARDED),
+    (Hints(ttl_s=2.0, batch_ms=0.0), None, RULES, "AK", Cached(2.0)),
+    (READ, None, NEVER, "AK", because("disabled")),
+    (READ, None, OFF, "AK", Cached(2.0)),
+    (READ, None, RULES, "A", because("session_state")),
+    (READ, None, RULES, "K", because("pipeline")),
+    (READ, None, RULES, "TAK", because("transaction")),
+    (READ, Reason.UNSAFE, RULES, "AK", because("unsafe")),
+    (READ, Reason.MULTI_STATEMENT, RULES, "AK", because("multi_statement")),
+    (READ, Reason.NOT_A_READ, RULES, "WAK", because("not_a_read")),
+    # both hints: the statement goes where its kind belongs
+    (Hints(ttl_s=2.0, batch_ms=10.0), None, RULES, "AK", Cached(2.0)),
+    (Hints(ttl_s=2.0, batch_ms=10.0), Reason.NOT_A_READ, RULES, "WAK", Batched(0.01)),
+    (READ, Reason.NOT_A_READ, ADAPTIVE, "WAK", Batched(0.02)),
+    (Hints(ttl_s=2.0, batch_ms=0.0), Reason.NOT_A_READ, RULES, "WAK", because("not_a_read")),
+]
+
+
+@pytest.mark.parametrize(("hints", "not_kept", "rules", "session", "route"), READS)
+def test_choose_for_reads(hints: Hints, not_kept: Reason | None, rules: Rules, session: str, route: Route) -> None:
+    chosen = choose(
+        hints,
+        "W" in session,
+        None if "W" in session else Reason.NOT_A_WRITE,
+        1000 if "W" not in session else 0,
+        rules,
+        not_kept=not_kept,
         in_transaction="T" in session,
         alone="A" in session,
         known="K" in session,
@@ -73,5 +114,6 @@ def test_choose(
 
 
 def test_every_reason_of_the_router_is_in_the_table() -> None:
-    reasons = {route.reason for *_, route in TABLE if isinstance(route, Forward)}
+    routes = [route for *_, route in (*TABLE, *READS)]
+    reasons = {route.reason for route in routes if isinstance(route, Forward)}
     assert reasons == {None, *Reason} - {Reason.NO_CONNECTION}

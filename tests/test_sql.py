@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tqdbproxy.core.statement import Kind, Reason
-from tqdbproxy.postgres import sql
+from tqdbproxy.postgres.kept import MAX_KEPT, MAX_KEPT_TOTAL
 from tqdbproxy.postgres.sql import PLAIN, Text, Texts
 from tqdbproxy.postgres.sqltext import pieces
 
@@ -216,7 +216,7 @@ def test_memory_is_bounded() -> None:
     texts = Texts()
     for number in range(600):
         texts.look(b"SET x = '%060000d'" % number)
-    assert sum(map(len, texts.known)) <= sql.MAX_KEPT_TOTAL + sql.MAX_KEPT
+    assert sum(map(len, texts.known)) <= MAX_KEPT_TOTAL + MAX_KEPT
     texts.look(b"SET y = '%070000d'" % 1)
     assert not any(b"y" in text for text in texts.known)
 

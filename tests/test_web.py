@@ -18,13 +18,15 @@ from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 
 from tqdbproxy.core.metrics import Metrics, exposition
-from tqdbproxy.core.overview import ServerView, Sources
+from tqdbproxy.core.overview import CacheView, ServerView, Sources
 from tqdbproxy.core.statement import Kind, Reason
 from tqdbproxy.web import make_site
 from tqdbproxy.web.site import ASSETS
 
 ROOT = Path(__file__).parent.parent
 SERVER = ServerView("main", "main/primary", "db:5432", False, "refused", 3, 20, 4)
+
+CACHE = CacheView(3, 4567, 8000, 1, 5, 6, 7, 8, 90_000, {"same": 2, "reordered": 1, "different": 0})
 
 
 class Site:
@@ -43,6 +45,7 @@ class Site:
             lambda: [SERVER],
             lambda: 7,
             lambda: 2.5,
+            lambda: CACHE,
         )
         self.site = make_site(self.registry, sources, ready, self.clock)
 
@@ -143,7 +146,8 @@ def test_a_page_that_breaks_off_does_not_look_complete() -> None:
 def test_the_numbers() -> None:
     site = Site()
     metrics = site.metrics
-    metrics.plain[Kind.SELECT].queries = 100
+    plain = metrics.plain[Kind.SELECT]
+    plain.queries, plain.cached, plain.cache_hits, plain.cache_misses = 100, 40, 40, 8
     for number in range(30):
         caller = metrics.caller("a.py", str(number), Kind.INSERT)
         caller.queries, caller.batched = 10, 8
@@ -155,7 +159,21 @@ def test_the_numbers() -> None:
     status, headers, body = site.ask("/status.json")
     assert (status, headers["content-type"], headers["cache-control"]) == (200, "application/json", "no-store")
     said = json.loads(body)
-    assert said["lanes"] == {"forwarded": 160, "batched": 240, "cached": 0}
+    assert said["lanes"] == {"forwarded": 120, "batched": 240, "cached": 40}
+    assert said["cache"] == {
+        "hits": 40,
+        "misses": 8,
+        "entries": 3,
+        "bytes": 4567,
+        "max_bytes": 8000,
+        "fetching": 1,
+        "evictions": 5,
+        "purges": 6,
+        "stale": 7,
+        "refreshes": 8,
+        "served_bytes": 90_000,
+        "verified": {"same": 2, "reordered": 1, "different": 0},
+    }
     assert said["statements"]["insert"] == 300
     assert said["excluded"] == {"transaction": 30}
     assert said["batches"]["size"] == {
@@ -173,6 +191,7 @@ def test_the_numbers() -> None:
         "query_type": "insert",
         "statements": 10,
         "batched": 8,
+        "cached": 0,
         "timed": 1,
         "seconds": 29.0,
     }

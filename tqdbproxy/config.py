@@ -29,9 +29,10 @@ from tqdbproxy.addresses import (
 )
 from tqdbproxy.core.topology import claimed_twice
 from tqdbproxy.errors import ConfigError
-from tqdbproxy.postgres.servers import inquiry
+from tqdbproxy.postgres.servers import hosts, inquiry
 from tqdbproxy.settings import (
     AdminSettings,
+    CacheSettings,
     GroupSettings,
     LimitsSettings,
     LogSettings,
@@ -203,7 +204,8 @@ def _variable(name: str) -> str:
 def _validate(tree: ConfigObj, source: _Source) -> None:
     _check_sections(tree, source)
     tree.configspec.rename(GROUP_SPEC, "__many__")
-    checks = {"addresses": _addresses, "servers": _servers, "names": _names, "quorum": _quorum, "float": _number}
+    lists = {"addresses": _addresses, "servers": _servers, "names": _names}
+    checks = {**lists, "quorum": _quorum, "float": _number, "conninfo": _conninfo}
     result = tree.validate(Validator(checks), preserve_errors=True)
     # Unknown keys first: a misspelt one is often why another is missing.
     for sections, name in get_extra_values(tree):
@@ -287,8 +289,14 @@ def _number(value: Any, min: str | None = None, max: str | None = None) -> float
     return number
 
 
+def _conninfo(value: str | list[str]) -> str:
+    if not isinstance(value, str):
+        raise _Unreadable("contains a comma: it must be written in quotes")  # the value isn't shown: it may be secret
+    return value
+
+
 class _Unreadable(ValidateError):  # type: ignore[misc]
-    """An address that can't be read; its text says how it should look."""
+    """A value that can't be read; its text says how it should look."""
 
 
 # -- checks of values together
@@ -307,6 +315,7 @@ def _build(tree: ConfigObj) -> Settings:
         postgres=PostgresSettings(**postgres),
         groups=groups,
         write_batch=WriteBatchSettings(**tree["write_batch"]),
+        cache=CacheSettings(**tree["cache"]),
         metrics=MetricsSettings(**tree["metrics"]),
         log=LogSettings(**tree["log"]),
         admin=AdminSettings(**tree["admin"]),
@@ -330,6 +339,7 @@ def _check_together(settings: Settings, source: _Source) -> None:
         problem = f"{database} is claimed by [{GROUP_PREFIX}{first}] already"
         raise source.error(GROUP_PREFIX + other, "databases", problem)
     _check_delays(settings.write_batch, source)
+    _check_cache(settings.cache, source)
 
 
 def _check_tls(ours: PostgresSettings, source: _Source) -> None:
@@ -376,3 +386,13 @@ def _check_readable(section: str, key: str, file: str, source: _Source) -> None:
 def _check_delays(batch: WriteBatchSettings, source: _Source) -> None:
     if not batch.min_delay_ms <= batch.initial_delay_ms <= batch.max_delay_ms:
         raise source.error("write_batch", "initial_delay_ms", "must lie between min_delay_ms and max_delay_ms")
+
+
+def _check_cache(cache: CacheSettings, source: _Source) -> None:
+    if cache.max_entry_bytes > cache.max_bytes:
+        problem = f"{cache.max_entry_bytes} is more than max_bytes, {cache.max_bytes}"
+        raise source.error("cache", "max_entry_bytes", problem)
+    try:
+        hosts.check(cache.purge_listen)
+    except ConfigError as error:
+        raise source.error("cache", "purge_listen", str(error)) from error

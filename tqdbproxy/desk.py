@@ -1,4 +1,4 @@
-"""What the console asks of the proxy's parts, in the records that it shows.
+"""What operators ask of the proxy's parts, in the records and metrics that they are shown.
 
 The law of this module: it looks and translates; it changes nothing. Secrets are not shown.
 """
@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
-from tqdbproxy.core.overview import ClientView, GroupView
+from tqdbproxy.core.caching import Cache
+from tqdbproxy.core.metrics import Metrics
+from tqdbproxy.core.overview import CacheView, ClientView, GroupView
 from tqdbproxy.core.writebatch.manager import Manager
 from tqdbproxy.postgres.clients.hub import Hub
 from tqdbproxy.settings import GroupSettings, Settings
@@ -40,6 +42,50 @@ def group_views(batches: Manager, now: float) -> Iterator[GroupView]:
             group.recent.count,
             waited_s,
         )
+
+
+def cache_view(cache: Cache) -> CacheView:
+    """The cache as it is now."""
+    counts = cache.counts
+    return CacheView(
+        entries=len(cache),
+        bytes=cache.bytes,
+        max_bytes=cache.bounds.max_bytes,
+        fetching=cache.fetching,
+        evictions=counts.evictions,
+        purges=counts.purges,
+        stale=counts.stale,
+        refreshes=counts.refreshes,
+        served_bytes=counts.served_bytes,
+        verified=dict(counts.verified),
+    )
+
+
+def show_cache(metrics: Metrics, cache: Cache) -> None:
+    """Let the metrics read what there is to know of the cache; hits and misses are counted by caller."""
+    counts = cache.counts
+    metrics.gauge("tqdbproxy_cache_bytes", "Bytes of all kept answers, overhead included", lambda: cache.bytes)
+    metrics.gauge("tqdbproxy_cache_max_bytes", "Bytes that they may take", lambda: cache.bounds.max_bytes)
+    metrics.gauge("tqdbproxy_cache_entries", "Answers that are kept", lambda: len(cache))
+    metrics.counter(
+        "tqdbproxy_cache_evictions_total", "Answers dropped to make room for others", lambda: counts.evictions
+    )
+    metrics.counter(
+        "tqdbproxy_cache_purges_total", "Answers dropped because something has changed", lambda: counts.purges
+    )
+    metrics.counter(
+        "tqdbproxy_cache_stale_total", "Reads given an old answer while it was refreshed", lambda: counts.stale
+    )
+    metrics.counter(
+        "tqdbproxy_cache_refreshes_total", "Fetches of answers that were still kept", lambda: counts.refreshes
+    )
+    metrics.counter("tqdbproxy_cache_served_bytes_total", "Bytes sent from memory", lambda: counts.served_bytes)
+    metrics.counter(
+        "tqdbproxy_cache_verified_total",
+        "Kept answers compared with the server's, by result",
+        lambda: {(result,): count for result, count in counts.verified.items()},
+        ("result",),
+    )
 
 
 def setting_rows(settings: Settings) -> Iterator[tuple[str, str, str]]:

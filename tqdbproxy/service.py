@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import random
 import signal
 import time
 from dataclasses import replace
@@ -28,25 +29,29 @@ from twisted.python.components import Componentized
 
 from tqdbproxy import config, logs, tls, transport
 from tqdbproxy.addresses import POSTGRES_PORT, EndpointDescription, TcpAddress, UnixAddress
+from tqdbproxy.core.caching import EVERYTHING, Cache
+from tqdbproxy.core.caching import Bounds as CacheBounds
 from tqdbproxy.core.metrics import Metrics
 from tqdbproxy.core.overview import Sources
 from tqdbproxy.core.routing import Rulebook, Rules
 from tqdbproxy.core.writebatch.adaptive import AdaptiveWindow, Bounds
 from tqdbproxy.core.writebatch.manager import Manager
 from tqdbproxy.core.writebatch.types import Limits
-from tqdbproxy.desk import client_views, group_views, setting_rows
+from tqdbproxy.desk import cache_view, client_views, group_views, setting_rows, show_cache
 from tqdbproxy.errors import ConfigError, ProxyError
 from tqdbproxy.postgres.clients.console_entry import ConsoleEntry
 from tqdbproxy.postgres.clients.console_tables import Desk, commands
 from tqdbproxy.postgres.clients.hub import ClientLimits, Hub
 from tqdbproxy.postgres.clients.opening import ClientProtocol
+from tqdbproxy.postgres.clients.reads import Reads
+from tqdbproxy.postgres.relations import purged_by, unite
 from tqdbproxy.postgres.servers.executor import BatchExecutor
 from tqdbproxy.postgres.servers.groups import GroupPlan, Groups
 from tqdbproxy.postgres.servers.inquiry import with_tls
 from tqdbproxy.postgres.servers.primary import ServerTls
 from tqdbproxy.postgres.servers.probing import Means
-from tqdbproxy.postgres.sql import Text, Texts
-from tqdbproxy.settings import GroupSettings, Settings, WriteBatchSettings
+from tqdbproxy.postgres.sql import Purging, Text, Texts
+from tqdbproxy.settings import CacheSettings, GroupSettings, Settings, WriteBatchSettings
 from tqdbproxy.web import make_site
 
 reactor = cast(Any, _reactor)
@@ -68,6 +73,8 @@ class ProxyService(Service):
         self._batches = Manager(
             _batch_limits(settings.write_batch), self._executor, self._metrics, cast(IReactorTime, reactor)
         )
+        self._cache = Cache(reactor.seconds)
+        self._reads = Reads(self._cache, reactor.seconds, self._watch_changes, random.random)
         self._book = Rulebook(Rules())
         self._window: AdaptiveWindow | None = None
         in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
@@ -80,6 +87,7 @@ class ProxyService(Service):
             limits=ClientLimits(),
             book=self._book,
             texts=texts,
+            reads=self._reads,
         )
         self._hub.console = self._console()
         self._apply(settings)
@@ -198,12 +206,13 @@ class ProxyService(Service):
             self._hub.console.database = settings.admin.database
             self._hub.console.users = frozenset(settings.admin.users)
         self._apply_batching(settings.write_batch)
+        self._apply_caching(settings.cache)
+        self._judge(settings)
         logs.set_level(settings.log.level)
 
     def _apply_batching(self, settings: WriteBatchSettings) -> None:
         self._batches.limits = _batch_limits(settings)
         self._executor.merge = settings.merge_inserts == "auto"
-        self._texts.judge(max_hint_ms=settings.max_hint_ms, unhinted=settings.mode == "adaptive")
         if self._window is not None:
             self._window.stop()
             self._window = None
@@ -218,13 +227,35 @@ class ProxyService(Service):
             self._window.start()
         self._move_window(settings, self._window.delay_s if self._window is not None else None)
 
+    def _apply_caching(self, settings: CacheSettings) -> None:
+        self._cache.bounds = CacheBounds(settings.max_bytes, settings.max_entry_bytes)
+        self._reads.verified = settings.verify_fraction
+        self._book.rules = replace(self._book.rules, caching=settings.enabled)
+        # Answers from before the change were kept under other rules.
+        self._cache.purge((EVERYTHING,))
+
+    def _judge(self, settings: Settings) -> None:
+        """Which texts have to be understood."""
+        purging = Purging.OFF
+        if settings.cache.enabled and settings.cache.purge_on_write:
+            purging = Purging.ALL if self._reads.active else Purging.PARSED
+        batching = settings.write_batch
+        self._texts.judge(max_hint_ms=batching.max_hint_ms, unhinted=batching.mode == "adaptive", purging=purging)
+
+    def _watch_changes(self) -> None:
+        """The first read is about to be kept."""
+        self._judge(self._settings)
+        self._hub.watch()
+
     def _keep_strings(self, text: Text) -> None:
         self._texts.keep_strings(text)
         # What sessions have noted of their last units holds for one set of rules: now they look again.
         self._book.rules = replace(self._book.rules)
 
     def _move_window(self, settings: WriteBatchSettings, delay_s: float | None) -> None:
-        self._book.rules = Rules(settings.enabled, settings.max_batch_bytes, delay_s)
+        self._book.rules = replace(
+            self._book.rules, batching=settings.enabled, max_bytes=settings.max_batch_bytes, window_s=delay_s
+        )
 
     def _show(self) -> None:
         """Gauges that are read from the parts when somebody asks."""
@@ -255,6 +286,7 @@ class ProxyService(Service):
             groups.statements,
             ("replica",),
         )
+        show_cache(self._metrics, self._cache)
 
     # What operators see
 
@@ -268,6 +300,7 @@ class ProxyService(Service):
             servers=self._groups.views,
             pending=lambda: self._batches.pending,
             window_ms=lambda: self._window.delay_s * 1000 if self._window is not None else None,
+            cache=lambda: cache_view(self._cache),
         )
 
     def _console(self) -> ConsoleEntry:
@@ -277,6 +310,7 @@ class ProxyService(Service):
             groups=lambda: group_views(self._batches, reactor.seconds()),
             settings=lambda: setting_rows(self._settings),
             flush=self._batches.flush,
+            purge=lambda tags: self._cache.purge(unite(map(purged_by, tags))),
             reload=self._reload,
             # Later: whoever asked for it gets his answer first.
             shutdown=lambda: reactor.callLater(0, reactor.stop),

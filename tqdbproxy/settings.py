@@ -67,6 +67,18 @@ class WriteBatchSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """[cache]. ``purge_listen``: a connection string, with or without a server in it, or ""."""
+
+    enabled: bool
+    max_bytes: int
+    max_entry_bytes: int
+    purge_on_write: bool
+    verify_fraction: float
+    purge_listen: str
+
+
+@dataclass(frozen=True, slots=True)
 class MetricsSettings:
     """[metrics]. An empty ``listen``: no metrics over HTTP."""
 
@@ -106,6 +118,7 @@ class Settings:
     postgres: PostgresSettings
     groups: Mapping[str, GroupSettings]
     write_batch: WriteBatchSettings
+    cache: CacheSettings
     metrics: MetricsSettings
     log: LogSettings
     admin: AdminSettings

@@ -7,7 +7,7 @@ records and callables only; who puts them together is `service`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tqdbproxy.core.metrics import Metrics
 
@@ -55,11 +55,30 @@ class GroupView:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheView:
+    """What is kept of reads' answers, and what has happened to it since the start.
+
+    ``fetching``: answers on their way. ``verified``: answers that were compared with the server's, by result.
+    """
+
+    entries: int = 0
+    bytes: int = 0
+    max_bytes: int = 0
+    fetching: int = 0
+    evictions: int = 0
+    purges: int = 0
+    stale: int = 0
+    refreshes: int = 0
+    served_bytes: int = 0
+    verified: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Sources:
     """Where it is read, at the moment when somebody asks.
 
     ``started``: in seconds since the epoch. ``clients``: how many there are, by state. ``pending``: writes that wait or
-    run in batches. ``window_ms``: of adaptive mode, None without it.
+    run in batches. ``window_ms``: of adaptive mode, None without it. ``cache``: an empty one where there is none.
     """
 
     version: str
@@ -70,3 +89,4 @@ class Sources:
     servers: Callable[[], Iterable[ServerView]]
     pending: Callable[[], int]
     window_ms: Callable[[], float | None]
+    cache: Callable[[], CacheView] = CacheView

@@ -38,6 +38,7 @@ class Reason(Enum):
     SESSION_STATE = "session_state"
     MULTI_STATEMENT = "multi_statement"
     NOT_A_WRITE = "not_a_write"
+    NOT_A_READ = "not_a_read"
     UNSAFE = "unsafe"
     DISABLED = "disabled"
     NO_CAPACITY = "no_capacity"
@@ -76,3 +77,10 @@ class BatchKey(NamedTuple):
 
     identity: Identity
     template: Hashable
+
+
+class CacheKey(NamedTuple):
+    """Reads with one cache key have one answer: a statement with its parameters and the formats of its results."""
+
+    identity: Identity
+    statement: Hashable

@@ -1,14 +1,17 @@
-"""What a parse tree tells about a text: its kind, whether it is one write, whether another session may run it.
+"""What a parse tree tells about a text: its kind, whether another session may run it, whether its answer may be kept.
 
 The law of this module: it reads trees of libpg_query, and where it doubts it says unsafe.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from tqdbproxy.core.statement import Kind
+from tqdbproxy.core.statement import Kind, Reason
 from tqdbproxy.postgres.effects import NONE, Effect, Node, effect, is_temporary, nodes, strings
+from tqdbproxy.postgres.functions import UNSAFE_FUNCTIONS, spoils_answer
+from tqdbproxy.postgres.relations import EVERYTHING, changed_by, read_by
 
 _KINDS = {
     "SelectStmt": Kind.SELECT,
@@ -18,18 +21,9 @@ _KINDS = {
     "MergeStmt": Kind.MERGE,
 }
 
-# Functions whose result or effect belongs to the session that calls them, by why a write with one isn't batched.
-# Left out on purpose, and documented for users: now() and the transaction id (shared by a batch), nextval (its value is
-# nobody's), pg_notify (the sender is the session that ran the batch, as with a trigger's NOTIFY).
-_WHAT_IT_DID = "currval lastval pg_my_temp_schema pg_is_other_temp_schema pg_listening_channels"
-_WHO_IT_IS = "pg_backend_pid inet_client_addr inet_client_port inet_server_addr inet_server_port current_query"
-_WHAT_STAYS = """set_config setseed pg_advisory_lock pg_advisory_lock_shared pg_try_advisory_lock
-    pg_try_advisory_lock_shared pg_advisory_unlock pg_advisory_unlock_shared pg_advisory_unlock_all
-    dblink_connect dblink_connect_u dblink_disconnect dblink_open dblink_close dblink_fetch"""
-_WHAT_OTHERS_SUFFER = "pg_sleep pg_sleep_for pg_sleep_until pg_cancel_backend pg_terminate_backend"
-UNSAFE_FUNCTIONS = frozenset(" ".join((_WHAT_IT_DID, _WHO_IT_IS, _WHAT_STAYS, _WHAT_OTHERS_SUFFER)).split())
-
 _UNSAFE_RELATIONS = frozenset(("pg_settings", "pg_cursors", "pg_prepared_statements"))
+# What makes a SELECT more than one.
+_NOT_PLAIN = frozenset(("InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt", "intoClause", "lockingClause"))
 _BEGINS = frozenset(("TRANS_STMT_BEGIN", "TRANS_STMT_START"))
 
 
@@ -38,6 +32,8 @@ class Facts:
     """What is known of a text from its tree.
 
     ``begins``: where its first BEGIN stands, in the parser's UTF-8. ``by_literal``: a literal decided about ``safe``.
+    ``unread``: why the answer to a single statement may not be kept; ``tags``: what it depends on if it may.
+    ``purges``: the tags of what it changes.
     """
 
     kind: Kind
@@ -49,9 +45,12 @@ class Facts:
     effect: Effect
     deallocates: bytes | None
     by_literal: bool
+    unread: Reason | None
+    tags: tuple[str, ...]
+    purges: tuple[str, ...]
 
 
-UNREADABLE = Facts(Kind.OTHER, False, False, None, False, False, NONE, None, True)
+UNREADABLE = Facts(Kind.OTHER, False, False, None, False, False, NONE, None, True, Reason.UNSAFE, (), EVERYTHING)
 
 
 def judge(tree: list[Node], encoding: str) -> Facts:
@@ -60,16 +59,20 @@ def judge(tree: list[Node], encoding: str) -> Facts:
     single = statements[0] if len(statements) == 1 else {}
     kind = _KINDS.get(next(iter(single), ""), Kind.OTHER)
     every = list(nodes(statements))
+    unread = _unread(every) if kind is Kind.SELECT else Reason.NOT_A_READ
     return Facts(
         kind=kind,
         is_write=kind.is_write,
         several=len(statements) > 1,
         begins=next((raw.get("stmt_location", 0) for raw in tree if _begins(raw["stmt"])), None),
-        safe=not any(_is_unsafe(node) for node in every),
+        safe=not any(_is_unsafe(node, UNSAFE_FUNCTIONS.__contains__) for node in every),
         returning=kind.is_write and "returningList" in single[next(iter(single))],
         effect=effect(statements, encoding),
         deallocates=_deallocates(statements, encoding),
         by_literal=any(strings(node.get("funcname"))[-1:] == ["current_setting"] for node in every),
+        unread=unread,
+        tags=read_by(single) if unread is None else (),
+        purges=changed_by(statements),
     )
 
 
@@ -77,14 +80,21 @@ def _begins(statement: Node) -> bool:
     return statement.get("TransactionStmt", {}).get("kind") in _BEGINS
 
 
-def _is_unsafe(node: Node) -> bool:
+def _unread(every: list[Node]) -> Reason | None:
+    """Why the answer to a SELECT with these nodes may not be kept."""
+    if any(not _NOT_PLAIN.isdisjoint(node) for node in every):
+        return Reason.NOT_A_READ
+    return Reason.UNSAFE if any(_is_unsafe(node, spoils_answer) for node in every) else None
+
+
+def _is_unsafe(node: Node, function_is: Callable[[str], bool]) -> bool:
     if "CurrentOfExpr" in node or is_temporary(node) or node.get("relname") in _UNSAFE_RELATIONS:
         return True
     function = strings(node.get("funcname"))[-1:]
     if function == ["current_setting"]:
         # A session's settings are part of its identity, but for its application_name.
         return _literal(node.get("args", [])[:1]).lower() in ("", "application_name")
-    return bool(function) and function[0] in UNSAFE_FUNCTIONS
+    return bool(function) and function_is(function[0])
 
 
 def _literal(argument: list[Node]) -> str:

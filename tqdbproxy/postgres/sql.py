@@ -7,32 +7,54 @@ can tell. Whatever the bytes are, it answers; where it doubts, the answer is the
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
+from typing import NamedTuple
 
 import pgparse  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
 from tqdbproxy.core.hints import Hints, collect, pairs
-from tqdbproxy.core.statement import Kind, Reason
+from tqdbproxy.core.statement import Kind
 from tqdbproxy.postgres.constants import UNKNOWN as UNKNOWN_OID
-from tqdbproxy.postgres.constants import cut
+from tqdbproxy.postgres.constants import Constants, cut
 from tqdbproxy.postgres.effects import NONE, UNKNOWN, Change, Effect, Node
 from tqdbproxy.postgres.facts import UNREADABLE, Facts, judge
+from tqdbproxy.postgres.kept import Kept
 from tqdbproxy.postgres.lifting import Lifted, Lifter, is_timely
 from tqdbproxy.postgres.likeness import likeness
+from tqdbproxy.postgres.relations import EVERYTHING, purged_by, unite
 from tqdbproxy.postgres.sqltext import BLANKS, doubtful, outer_comments, pieces, statements, uncommented
-from tqdbproxy.postgres.suspicion import begins_as_write, is_suspicious, is_view, may_hide_a_change
+from tqdbproxy.postgres.suspicion import (
+    begins_as_change,
+    begins_as_write,
+    is_suspicious,
+    is_view,
+    may_change_tables,
+    may_hide_a_change,
+    target,
+)
+from tqdbproxy.postgres.text import PLAIN, UNKNOWABLE, UNKNOWABLE_CHANGE, Purging, Text
+from tqdbproxy.postgres.verdicts import answer, batch_reason
 
-__all__ = ["PLAIN", "UNKNOWN_TYPE", "Change", "Effect", "Lifted", "Text", "Texts", "parse"]
+__all__ = [
+    "EVERYTHING",
+    "PLAIN",
+    "UNKNOWN_TYPE",
+    "Change",
+    "Effect",
+    "Lifted",
+    "Purging",
+    "Text",
+    "Texts",
+    "parse",
+    "purged_by",
+]
 
 UNKNOWN_TYPE = UNKNOWN_OID
 """OID with which the parameters for string constants are declared."""
 #: Longer texts are not given to the parser: its C code recurses with the depth of an expression, and "1+1+1..." of
 #: 200 kB overflows a stack of 8 MB. (Measured: 120 kB do not.)
 MAX_PARSED = 32768
-#: Longer texts are not remembered, and all remembered ones together are not longer than the second.
-MAX_KEPT = 65536
-MAX_KEPT_TOTAL = 16 << 20
 #: Longer comments are read each time.
 MAX_COMMENTS = 1024
 
@@ -40,59 +62,59 @@ _FIRST_WORD = re.compile(rb"[\s(]*([a-z]+)")
 _KINDS = {kind.value.encode(): kind for kind in Kind}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Text:
-    """What is known of one SQL text; compared by identity, one object per distinct text (but for ``PLAIN``).
+class _Case(NamedTuple):
+    """A text that is looked at. ``places``: its hints' among the ``parts``. ``doubt``: where its literals end.
 
-    ``kind``: of the single statement; without a hint that asks for something it is only guessed from the first word.
-    ``is_write``, ``reason``, ``returning``: judged only where a hint asks for something. ``reason``: why a batch hint
-    can't be followed, as far as the text tells. ``view``: the status view is asked. ``stripped``: the text without its
-    hints. ``deallocates``: the SQL-level prepared statement that goes; ``b""``: all of them. ``lifted``: a write as a
-    template with its constants as parameters; None: keep ``stripped`` whole. ``like``: matches texts that differ in the
-    lifted values only, and gives these as its groups.
+    ``asks``: for a batch or the cache. ``eager``: what it changes matters anyway.
     """
 
-    kind: Kind = Kind.OTHER
-    hints: Hints | None = None
-    effect: Effect = NONE
-    view: bool = False
-    is_write: bool = False
-    reason: Reason | None = None
-    returning: bool = False
-    stripped: bytes = b""
-    deallocates: bytes | None = None
-    lifted: Lifted | None = None
-    like: re.Pattern[bytes] | None = None
-
-    @property
-    def interesting(self) -> bool:
-        """Whether a session has to note that it was sent, hints aside."""
-        return self.view or self.effect is not NONE or self.deallocates is not None
-
-
-#: What all uninteresting texts are.
-PLAIN = Text()
-_UNKNOWABLE = Text(effect=UNKNOWN)
+    text: bytes
+    parts: list[bytes]
+    places: list[int]
+    hints: Hints | None
+    asks: bool
+    eager: bool
+    doubt: bool
 
 
 class Texts:
     """The texts of all sessions, by exact bytes: at most ``limit`` of them; the older half goes when it is full.
 
     ``known`` is for the hot path: a dict lookup there spares the call of ``look``. ``unhinted``: writes without hints
-    are judged, too.
+    are judged, too. ``purging``: see `Purging`.
     """
 
-    __slots__ = ("_alike", "_comments", "_kept_bytes", "_lifter", "_limit", "_max_hint_ms", "_unhinted", "known")
+    __slots__ = (
+        "_alike",
+        "_changes",
+        "_comments",
+        "_eager",
+        "_lifter",
+        "_limit",
+        "_matters",
+        "_max_hint_ms",
+        "_parsed",
+        "_purging",
+        "_unhinted",
+        "known",
+    )
 
-    def __init__(self, limit: int = 4096, max_hint_ms: float = 1000.0, *, unhinted: bool = False) -> None:
-        self.known: dict[bytes, Text] = {}
+    def __init__(
+        self,
+        limit: int = 4096,
+        max_hint_ms: float = 1000.0,
+        *,
+        unhinted: bool = False,
+        purging: Purging = Purging.OFF,
+    ) -> None:
+        self.known = Kept(limit)
+        self._parsed = Kept(limit)
         self._limit = limit
-        self._max_hint_ms = max_hint_ms
-        self._kept_bytes = 0
-        self._unhinted = unhinted
         self._lifter = Lifter(parse)
         self._alike: dict[bytes, tuple[Text, Lifted, re.Pattern[bytes] | None, list[int]]] = {}
+        self._changes: dict[bytes, Text] = {}
         self._comments: dict[tuple[bytes, ...], tuple[Hints | None, tuple[bool, ...]]] = {}
+        self._set(max_hint_ms, unhinted, purging)
 
     def look(self, text: bytes) -> Text:
         """What this text is. A text without comments that can't change its session costs well under a microsecond."""
@@ -101,19 +123,33 @@ class Texts:
             return found
         if text.find(b"/*") < 0:
             lower = text.lower()
-            if not is_suspicious(lower) and not (self._unhinted and begins_as_write(lower)):
+            matters = self._matters
+            if not is_suspicious(lower) and (
+                # The second is for speed: it spares most SELECTs a call, 0.2 us.
+                matters is None or (lower.startswith(b"select") and b"into" not in lower) or not matters(lower)
+            ):
                 return PLAIN
-        found = self._study(text)
-        self._keep(text, found)
-        return found
+        return self._study(text, self.known, self._eager)
 
-    def judge(self, *, max_hint_ms: float, unhinted: bool) -> None:
+    def look_parsed(self, text: bytes) -> Text:
+        """The same for the text of a Parse message."""
+        if self._purging is not Purging.PARSED:
+            return self.look(text)
+        found = self._parsed.get(text)
+        if found is not None:
+            return found
+        if text.find(b"/*") < 0:
+            lower = text.lower()
+            if not is_suspicious(lower) and not begins_as_change(lower):
+                return PLAIN
+        return self._study(text, self._parsed, True)
+
+    def judge(self, *, max_hint_ms: float, unhinted: bool, purging: Purging = Purging.OFF) -> None:
         """Judge by these settings from now on."""
-        if (max_hint_ms, unhinted) != (self._max_hint_ms, self._unhinted):
-            self._max_hint_ms, self._unhinted = max_hint_ms, unhinted
-            self.known.clear()
-            self._comments.clear()
-            self._alike.clear()
+        if (max_hint_ms, unhinted, purging) != (self._max_hint_ms, self._unhinted, self._purging):
+            self._set(max_hint_ms, unhinted, purging)
+            for memory in (self.known, self._parsed, self._comments, self._alike, self._changes):
+                memory.clear()
 
     def keep_strings(self, text: Text) -> None:
         """From now on lift only the numbers of texts like this one.
@@ -124,52 +160,61 @@ class Texts:
         self._lifter.keep_strings(text.stripped)
         self._alike.clear()
         template = text.lifted.template if text.lifted is not None else None
-        for old in [old for old, found in self.known.items() if found.lifted and found.lifted.template == template]:
-            del self.known[old]
+        self.known.forget(template)
+        self._parsed.forget(template)
 
-    def _keep(self, text: bytes, found: Text) -> None:
-        if len(text) > MAX_KEPT:
-            return
-        known = self.known
-        if len(known) >= self._limit or self._kept_bytes > MAX_KEPT_TOTAL:
-            for old in list(known)[: max(1, len(known) // 2)]:
-                del known[old]
-            self._kept_bytes = sum(map(len, known))
-        known[text] = found
-        self._kept_bytes += len(text)
+    def _set(self, max_hint_ms: float, unhinted: bool, purging: Purging) -> None:
+        self._max_hint_ms = max_hint_ms
+        self._unhinted = unhinted
+        self._purging = purging
+        self._eager = purging is Purging.ALL
+        self._matters = begins_as_change if self._eager else begins_as_write if unhinted else None
 
-    def _study(self, text: bytes) -> Text:
+    def _study(self, text: bytes, memory: Kept, eager: bool) -> Text:
+        """Look closely. ``eager``: the tables that it changes matter, even if no hint asks."""
         parts = None if b"\0" in text else pieces(text)
         if parts is None:
-            # A syntax error, unless standard_conforming_strings is off.
-            return _UNKNOWABLE if is_suspicious(text.lower()) else PLAIN
-        found = self._like(parts, text)
-        if found is not None:
-            return found
-        hints, places = self._hints(parts)
-        asks = hints is not None and hints.asks
-        if self._unhinted and not asks:
-            asks = begins_as_write(uncommented(parts).lower())
-        doubt = b"\\" in text and doubtful(parts)
-        if asks and not doubt:
-            found = self._by_shape(parts, places, hints)
-            if found is not None:
-                self._remember(parts, text, found, places)
-                return found
-        return self._whole(text, parts, places, hints, asks, doubt)
+            found = _unknowable(text.lower(), eager)
+        else:
+            constants = cut(parts.copy()) if b"\\" not in text else None
+            if eager and constants is not None and (like := self._changes.get(constants.key)) is not None:
+                # Not to be remembered: such texts come in endless variety.
+                return like
+            found = self._like(parts, constants) or self._judged(text, parts, eager)
+        memory.keep(text, found)
+        return found
 
-    def _like(self, parts: list[bytes], text: bytes) -> Text | None:
+    def _like(self, parts: list[bytes], constants: Constants | None) -> Text | None:
         """A text that differs from one seen before in lifted constants only: half of the way can be left out."""
-        if b"\\" in text:
-            return None
-        constants = cut(parts.copy())
-        found = self._alike.get(constants.key)
-        if found is None:
+        found = self._alike.get(constants.key) if constants is not None else None
+        if found is None or constants is None:
             return None
         old, as_before, like, places = found
         lifted = Lifted(as_before.template, as_before.types, tuple(constants.values))
         stripped = _stripped(_kept(parts, places))
-        return Text(old.kind, old.hints, NONE, False, True, None, old.returning, stripped, None, lifted, like)
+        return Text(
+            old.kind, old.hints, NONE, False, True, None, old.returning, stripped, None, lifted, like,
+            False, old.read_reason, (), old.purges,
+        )  # fmt: skip
+
+    def _judged(self, text: bytes, parts: list[bytes], eager: bool) -> Text:
+        hints, places = self._hints(parts)
+        asks = hints is not None and hints.asks
+        matters = asks
+        if not asks and (self._unhinted or eager):
+            lower = uncommented(parts).lower()
+            asks = self._unhinted and begins_as_write(lower)
+            matters = asks or (eager and (may_change_tables(lower) or is_suspicious(lower)))
+        case = _Case(text, parts, places, hints, asks, eager, b"\\" in text and doubtful(parts))
+        if matters and not case.doubt:
+            found = self._by_shape(parts, places, hints, asks)
+            if found is not None:
+                if asks:
+                    self._remember(parts, text, found, places)
+                elif hints is None:
+                    self._remember_change(parts, text, found)
+                return found
+        return self._whole(case)
 
     def _remember(self, parts: list[bytes], text: bytes, found: Text, places: list[int]) -> None:
         """Keep what texts like this one have in common, if all of their constants are lifted and none matters."""
@@ -184,7 +229,17 @@ class Texts:
             self._alike.clear()
         self._alike[constants.key] = (found, lifted, likeness(b"".join(marked)), places)
 
-    def _by_shape(self, parts: list[bytes], places: list[int], hints: Hints | None) -> Text | None:
+    def _remember_change(self, parts: list[bytes], text: bytes, found: Text) -> None:
+        """Keep what all texts are that differ from this one in their constants."""
+        if b"\\" in text or len(text) > MAX_COMMENTS:
+            return
+        constants = cut(parts.copy())
+        if constants.values:
+            if len(self._changes) >= self._limit:
+                self._changes.clear()
+            self._changes[constants.key] = found
+
+    def _by_shape(self, parts: list[bytes], places: list[int], hints: Hints | None, asks: bool) -> Text | None:
         """The text by what is known of its like; None: its constants matter."""
         kept = _kept(parts, places)
         stripped = _stripped(kept)
@@ -193,44 +248,65 @@ class Texts:
         if shape is None or (shape.facts.kind is Kind.SELECT and is_view(stripped)):
             return None
         facts = shape.facts
-        reason = _reason(facts, shape.keeps_timely(constants), 0)
+        purges = self._purges(hints, facts.purges)
+        if not asks:
+            if hints is None:
+                return Text(facts.kind, purges=purges) if purges else PLAIN
+            return Text(facts.kind, hints, stripped=stripped, purges=purges)
+        reason = batch_reason(facts, shape.keeps_timely(constants), 0)
         lifted = shape.fill(constants) if facts.is_write else None
         return Text(
-            facts.kind, hints, NONE, False, facts.is_write, reason, facts.returning, stripped, None, lifted
+            facts.kind, hints, NONE, False, facts.is_write, reason, facts.returning, stripped, None, lifted, None,
+            *answer(facts, hints, False, 0), purges,
         )  # fmt: skip
 
-    def _whole(
-        self, text: bytes, parts: list[bytes], places: list[int], hints: Hints | None, asks: bool, doubt: bool
-    ) -> Text:
+    def _whole(self, case: _Case) -> Text:
         """The text as it is, constants and all."""
-        bare = uncommented(parts)
+        bare = uncommented(case.parts)
         lower = bare.lower()
-        suspicious = doubt and may_hide_a_change(bare)
+        suspicious = case.doubt and may_hide_a_change(bare)
         if is_suspicious(lower):
             if is_view(bare):
-                return Text(kind=Kind.SELECT, hints=hints, view=True, stripped=b"SELECT * FROM pg_tqdb_status")
-            suspicious = suspicious or any(is_suspicious(one.lower()) for one in statements(parts))
-        if hints is None and not suspicious and not asks:
+                return Text(kind=Kind.SELECT, hints=case.hints, view=True, stripped=b"SELECT * FROM pg_tqdb_status")
+            suspicious = suspicious or any(is_suspicious(one.lower()) for one in statements(case.parts))
+        changes = (case.asks or case.eager) and may_change_tables(lower)
+        if case.hints is None and not (case.asks or suspicious or changes):
             return PLAIN
-        stripped = _stripped(_kept(parts, places))
-        plain = Text(kind=_guess(lower), hints=hints, stripped=stripped)
-        if not asks and not suspicious:
+        plain = Text(_guess(lower), case.hints, stripped=_stripped(_kept(case.parts, case.places)))
+        if not (case.asks or suspicious or changes):
             return plain
+        return self._by_parser(case, plain, suspicious, bare if changes else b"")
+
+    def _by_parser(self, case: _Case, plain: Text, suspicious: bool, changing: bytes) -> Text:
+        """``changing``: the text without comments, if it may change tables."""
+        text, parts, places, hints, asks, _, doubt = case
         facts = _facts(text)
+        unread = facts is UNREADABLE or doubt
         hinted_at = _parsers_place(text, len(b"".join(parts[: places[0]]))) if places else 0
-        reason = _reason(facts, doubt or is_timely(parts), hinted_at) if asks else None
-        if facts is UNREADABLE or doubt:
-            return replace(plain, reason=reason, effect=UNKNOWN if suspicious else NONE)
+        reason = batch_reason(facts, doubt or is_timely(parts), hinted_at) if asks else None
+        is_read, read_reason, tags = answer(facts, hints, doubt, hinted_at)
+        tables: tuple[str, ...] = ()
+        if changing:
+            outside = changing if doubt else b" ".join(parts[::2])
+            tables = _changed_by_head(changing, outside) if unread else facts.purges
+        purges = self._purges(hints, tables)
+        if unread:
+            effect = UNKNOWN if suspicious else NONE
+            return replace(plain, reason=reason, effect=effect, read_reason=read_reason, purges=purges)
+        if not asks and not suspicious:
+            if hints is not None:
+                return replace(plain, kind=facts.kind, effect=facts.effect, purges=purges)
+            return Text(facts.kind, effect=facts.effect, purges=purges) if purges or facts.effect is not NONE else PLAIN
         return Text(
-            kind=facts.kind,
-            hints=hints,
-            effect=facts.effect,
-            is_write=facts.is_write,
-            reason=reason,
-            returning=facts.returning,
-            stripped=stripped,
-            deallocates=facts.deallocates,
-        )
+            facts.kind, hints, facts.effect, False, facts.is_write, reason, facts.returning, plain.stripped,
+            facts.deallocates, None, None, is_read, read_reason, tags, purges,
+        )  # fmt: skip
+
+    def _purges(self, hints: Hints | None, tables: tuple[str, ...]) -> tuple[str, ...]:
+        """What a text with these hints purges that changes these tables."""
+        if self._purging is Purging.OFF:
+            tables = ()
+        return unite([tables, *map(purged_by, hints.purge)]) if hints is not None and hints.purge else tables
 
     def _hints(self, parts: list[bytes]) -> tuple[Hints | None, list[int]]:
         """The hints of a text, and which of its parts are the comments that hold them."""
@@ -264,6 +340,14 @@ def parse(text: bytes) -> tuple[list[Node], str]:
     return pgparse.parse(decoded), encoding
 
 
+def normalized(text: bytes) -> str:
+    """A text for logs: its constants, which may be nobody's business, are parameters. Empty if it can't be parsed."""
+    try:
+        return str(pgparse.normalize(text[:MAX_PARSED].decode(errors="replace")))
+    except Exception:
+        return ""
+
+
 def _facts(text: bytes) -> Facts:
     try:
         return judge(*parse(text))
@@ -272,15 +356,18 @@ def _facts(text: bytes) -> Facts:
         return UNREADABLE
 
 
-def _reason(facts: Facts, unsafe: bool, hinted_at: int) -> Reason | None:
-    if facts.several:
-        begun = facts.begins is not None and facts.begins < hinted_at
-        return Reason.TRANSACTION if begun else Reason.MULTI_STATEMENT
-    if facts is UNREADABLE:
-        return Reason.UNSAFE
-    if not facts.is_write:
-        return Reason.NOT_A_WRITE
-    return Reason.UNSAFE if unsafe or not facts.safe else None
+def _changed_by_head(bare: bytes, outside: bytes) -> tuple[str, ...]:
+    """What a text changes that the parser can't read as a whole."""
+    name = target(bare, outside)
+    return _facts(b"DELETE FROM " + name).purges if name is not None else EVERYTHING
+
+
+def _unknowable(lower: bytes, eager: bool) -> Text:
+    """What has a literal without an end: a syntax error, unless standard_conforming_strings is off."""
+    changes = eager and may_change_tables(lower)
+    if is_suspicious(lower):
+        return UNKNOWABLE_CHANGE if changes else UNKNOWABLE
+    return Text(purges=EVERYTHING) if changes else PLAIN
 
 
 def _parsers_place(text: bytes, place: int) -> int:

@@ -1,4 +1,4 @@
-"""Cheap tests on the bytes of a text: may it change its session, does it ask the proxy itself?
+"""Cheap tests on the bytes of a text: may it change its session or a table, does it ask the proxy itself?
 
 The law of this module: a wrong yes costs a run of the parser, a wrong no is a fault.
 """
@@ -22,6 +22,22 @@ _TOUCHES = re.compile(
 _INTO_TEMPORARY = re.compile(rb"\binto(?:\s|--[^\n\r]*+)++(?:(?:local|global)(?:\s|--[^\n\r]*+)++)?temp")
 _CHANGES = re.compile(rb"\b(?:set|reset|discard|create|prepare|execute|do|call|load)\b")
 _WRITES = re.compile(rb"[ \t\n\r\f\v]*(?:insert|update|delete|merge|with)\b")
+# What can be nothing but a statement that changes no table. ("Commit -- prepared" would be a fault.)
+_KEEPS_TABLES = re.compile(
+    rb"(?:(?:begin|rollback|set|show|end|savepoint|release|start|values|table|fetch|close|move|declare|prepare|"
+    rb"deallocate|reset|discard|listen|unlisten|notify|lock|vacuum|analyze|checkpoint|abort)(?![a-z0-9_$\x80-\xff])|"
+    rb"(?:commit(?:\s++(?:work|transaction))?+)?+[\s;]*+\Z)"
+)
+_NAME = rb'(?:"(?:[^"]|"")++"|[a-z_\x80-\xff][a-z0-9_$\x80-\xff]*+)'
+_TARGET = re.compile(
+    rb"\s*+(?:insert\s++into|(?:update|delete\s++from)(?:\s++only)?)\s++(?!only\b)("
+    + _NAME
+    + rb"(?:\s*+\.\s*+"
+    + _NAME
+    + rb")*+)"
+    rb"(?=[\s(*]|\Z)",
+    re.IGNORECASE,
+)
 _VIEW = re.compile(rb"\s*select\s*\*\s*from(?:\s+pg_tqdb_status|\s*\"(?-i:pg_tqdb_status)\")[\s;]*", re.IGNORECASE)
 
 
@@ -42,6 +58,31 @@ def may_hide_a_change(text: bytes) -> bool:
 def begins_as_write(lower: bytes) -> bool:
     """Whether a text in lower case, without comments, may be one write."""
     return _WRITES.match(lower) is not None
+
+
+def begins_as_change(lower: bytes) -> bool:
+    """Whether the first statement of a text in lower case, without comments, may change a table or who may see it.
+
+    What the functions in a SELECT do isn't asked.
+    """
+    lower = lower.lstrip()
+    return b"into" in lower if lower.startswith(b"select") else _KEEPS_TABLES.match(lower) is None
+
+
+def may_change_tables(lower: bytes) -> bool:
+    """The same for all statements of the text."""
+    return begins_as_change(lower) or lower.find(b";", 0, len(lower.rstrip(b"; \t\n\r\f\v"))) >= 0
+
+
+def target(bare: bytes, outside: bytes) -> bytes | None:
+    """The one table that a text changes, as it spells it, if that can be told without the parser.
+
+    ``bare``: the text without comments; ``outside``: what of it may be outside of literals.
+    """
+    if b";" in outside.rstrip(b"; \t\n\r\f\v") or b"with" in outside.lower():
+        return None
+    match = _TARGET.match(bare)
+    return match[1] if match else None
 
 
 def is_view(bare: bytes) -> bool:

@@ -64,6 +64,7 @@ def _document(sources: Sources, summary: Summary) -> dict[str, Any]:
         "batches": _batches(sources.metrics),
         "pending": sources.pending(),
         "window_ms": sources.window_ms(),
+        "cache": {"hits": summary.cache_hits, "misses": summary.cache_misses, **asdict(sources.cache())},
         "clients": dict(sources.clients()),
         "servers": [asdict(server) for server in sources.servers()],
         "hinted_s": summary.seconds,
@@ -96,6 +97,7 @@ def _caller(counts: CallerCounts) -> dict[str, Any]:
         "query_type": kind,
         "statements": counts.queries,
         "batched": counts.batched,
+        "cached": counts.cached,
         "timed": counts.latency.count,
         "seconds": counts.latency.sum,
     }

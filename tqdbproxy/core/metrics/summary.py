@@ -30,6 +30,7 @@ class Summary:
     statements: int = 0
     batched: int = 0
     cached: int = 0
+    cache_hits: int = 0
     cache_misses: int = 0
     seconds: float = 0.0
     by_kind: dict[str, int] = field(default_factory=dict)
@@ -41,12 +42,19 @@ class Summary:
         """Statements that took the forward lane."""
         return self.statements - self.batched - self.cached
 
+    @property
+    def hit_ratio(self) -> float | None:
+        """The share of cacheable reads that were answered from memory; None if there was no such read."""
+        reads = self.cache_hits + self.cache_misses
+        return self.cache_hits / reads if reads else None
+
     def add(self, callers: Iterable[CallerCounts]) -> None:
         """Count these, too."""
         for counts in callers:
             self.statements += counts.queries
             self.batched += counts.batched
             self.cached += counts.cached
+            self.cache_hits += counts.cache_hits
             self.cache_misses += counts.cache_misses
             self.seconds += counts.latency.sum
             kind = counts.labels[2]

@@ -178,8 +178,8 @@ class Console:
 
 
 def _run(command: Command) -> bytes:
-    rows = b"".join(map(data_row, command.run()))
-    return rows + command_complete(command.tag)
+    outcome = command.run()
+    return b"".join(map(data_row, outcome.rows)) + command_complete(outcome.tag)
 
 
 def _columns(columns: tuple[str, ...] | None, formats: tuple[int, ...]) -> bytes:

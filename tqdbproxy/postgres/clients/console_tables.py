@@ -10,22 +10,31 @@ from dataclasses import dataclass
 
 from tqdbproxy.core.metrics import Histogram, at_once
 from tqdbproxy.core.overview import ClientView, GroupView, Sources
-from tqdbproxy.postgres.clients.console_commands import Action, Commands, Row, Table
+from tqdbproxy.postgres.clients.console_commands import Action, Commands, ListAction, Row, Table
 
 CALLERS = 100
+CACHE = (
+    *("entries", "bytes", "max_bytes", "hits", "misses", "hit_ratio", "stale", "refreshes", "fetching"),
+    *("evictions", "purges", "served_bytes", "verified_same", "verified_reordered", "verified_different"),
+)
 LONGEST = 200
 """Characters of a template."""
 
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """What the console can ask and do. ``settings``: section, key, value. ``reload`` raises `ConfigError`."""
+    """What the console can ask and do.
+
+    ``settings``: section, key, value. ``purge`` drops the answers with these tags and counts them. ``reload`` raises
+    `ConfigError`.
+    """
 
     sources: Sources
     sessions: Callable[[], Iterable[ClientView]]
     groups: Callable[[], Iterable[GroupView]]
     settings: Callable[[], Iterable[tuple[str, str, str]]]
     flush: Callable[[], None]
+    purge: Callable[[tuple[str, ...]], int]
     reload: Callable[[], None]
     shutdown: Callable[[], None]
 
@@ -39,21 +48,23 @@ def _tables(desk: Desk) -> dict[str, Table]:
     client = ("peer", "user", "database", "state", "application_name", "connected_s", "tls")
     server = ("group", "name", "address", "health", "connections", "statements", "batches", "problem")
     batch = ("group", "database", "user", "waiting", "bytes", "waited_ms", "running", "writers", "template")
-    caller = ("file", "line", "query_type", "statements", "batched", "seconds", "mean_ms")
+    caller = ("file", "line", "query_type", "statements", "batched", "seconds", "mean_ms", "cached")
     return {
         "STATS": Table(("name", "value"), lambda: _stats(desk.sources), "what was counted since the start"),
         "CLIENTS": Table(client, lambda: map(_client, desk.sessions()), "every connection of a client"),
         "SERVERS": Table(server, lambda: _servers(desk.sources), "every server and how it is"),
         "BATCHES": Table(batch, lambda: map(_group, desk.groups()), "groups of writes that wait or run"),
+        "CACHE": Table(CACHE, lambda: [_cache(desk.sources)], "what is kept of reads' answers"),
         "CALLERS": Table(caller, lambda: _callers(desk.sources), "callers by time, of statements with a hint"),
         "CONFIG": Table(("section", "key", "value"), desk.settings, "the configuration in force"),
         "VERSION": Table(("version",), lambda: [(f"tqdbproxy {desk.sources.version}",)], "the proxy's version"),
     }
 
 
-def _actions(desk: Desk) -> dict[str, Action]:
+def _actions(desk: Desk) -> dict[str, Action | ListAction]:
     return {
         "FLUSH": Action(desk.flush, "execute all waiting writes now"),
+        "PURGE": ListAction(desk.purge, "tag", "drop the answers that depend on it; *: all"),
         "RELOAD": Action(desk.reload, "read the configuration again"),
         "SHUTDOWN": Action(desk.shutdown, "drain and stop, as on SIGTERM"),
     }
@@ -110,8 +121,18 @@ def _group(view: GroupView) -> Row:
     return view.group, view.database, view.user, *waiting, str(view.writers), template
 
 
+def _cache(sources: Sources) -> Row:
+    view = sources.cache()
+    summary = at_once(sources.metrics.summarize(0))
+    ratio = "" if summary.hit_ratio is None else f"{summary.hit_ratio:.3f}"
+    size = (view.entries, view.bytes, view.max_bytes, summary.cache_hits, summary.cache_misses)
+    changes = (view.stale, view.refreshes, view.fetching, view.evictions, view.purges, view.served_bytes)
+    verified = (view.verified.get(result, 0) for result in ("same", "reordered", "different"))
+    return *map(str, size), ratio, *map(str, changes), *map(str, verified)
+
+
 def _callers(sources: Sources) -> Iterator[Row]:
     for counts in at_once(sources.metrics.summarize(CALLERS)).top:
         seconds, timed = counts.latency.sum, counts.latency.count
         numbers = (str(counts.queries), str(counts.batched), f"{seconds:.3f}", f"{seconds * 1000 / timed:.3f}")
-        yield *counts.labels, *numbers
+        yield *counts.labels, *numbers, str(counts.cached)

@@ -38,14 +38,26 @@ class Identities:
 class History:
     """The changes of one session."""
 
-    __slots__ = ("_base", "_identities", "_identity", "_place", "_reported", "_set", "group", "known", "settings_known")
+    __slots__ = (
+        "_base",
+        "_identities",
+        "_identity",
+        "_place",
+        "_reported",
+        "_set",
+        "database",
+        "group",
+        "known",
+        "settings_known",
+    )
 
     def __init__(self, identities: Identities, group: str, startup: StartupMessage, place: Hashable = "") -> None:
         """``place``: where the session's server is, as its connection's other end says."""
         user = startup.option(b"user")
         options = tuple(sorted(pair for pair in startup.options if pair[0] not in UNCOUNTED | {b"user", b"database"}))
         self.group = group
-        self._base = (group, startup.option(b"database") or user, user, options)
+        self.database = startup.option(b"database") or user
+        self._base = (group, self.database, user, options)
         self._place = place
         self._identities = identities
         self._identity: Identity | None = None

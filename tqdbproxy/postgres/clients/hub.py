@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ssl import SSLContext
 from typing import Any, Protocol
+from weakref import WeakSet
 
 from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -19,8 +20,10 @@ from tqdbproxy.core.routing import Rulebook
 from tqdbproxy.core.writebatch.manager import Manager
 from tqdbproxy.errors import ProxyError, ShuttingDown, Stopped, TooManyClients
 from tqdbproxy.logs import logger
+from tqdbproxy.postgres.capture import Capture
 from tqdbproxy.postgres.clients.console_entry import ConsoleEntry
 from tqdbproxy.postgres.clients.history import History, Identities
+from tqdbproxy.postgres.clients.reads import Reads
 from tqdbproxy.postgres.clients.session import Session
 from tqdbproxy.postgres.clients.tally import Tally
 from tqdbproxy.postgres.messages import StartupMessage
@@ -98,6 +101,12 @@ class ServerEnd(Protocol):
     def belong_to(self, owner: Session, caught_up: Callable[[], None]) -> None:
         """Begin the session."""
 
+    def capture(self, capture: Capture) -> None:
+        """Keep the answer to the unit that is sent next."""
+
+    def end_capture(self) -> None:
+        """Keep it no longer."""
+
     def swallow(self, replies: int) -> None:
         """Keep replies to the proxy's own messages from the client."""
 
@@ -135,6 +144,7 @@ class Hub:
         limits: ClientLimits,
         book: Rulebook,
         texts: Texts,
+        reads: Reads,
     ) -> None:
         self.connect = connect
         self.batches = batches
@@ -145,10 +155,12 @@ class Hub:
         self.tls_required = False
         self.console: ConsoleEntry | None = None
         self.clients: set[Client] = set()
+        self.reads = reads
         self._texts = texts
         self._tally = Tally(metrics)
         self._identities = Identities()
         self._sessions: dict[bytes, Client] = {}
+        self._running: WeakSet[Session] = WeakSet()
         self._closing: Deferred[None] | None = None
 
     def refusal(self) -> ProxyError | None:
@@ -178,9 +190,16 @@ class Hub:
             server.statements.forget,
             server.statements.retire,
             server.swallow,
+            self.reads,
         )
         session.status = login.status
+        self._running.add(session)
         return session
+
+    def watch(self) -> None:
+        """From now on it matters what is changed, by sessions whose clients are gone, too."""
+        for session in tuple(self._running):
+            session.watched()
 
     def began(self, client: Client, cancel_key: bytes) -> None:
         """A session runs, and can be cancelled with this key."""

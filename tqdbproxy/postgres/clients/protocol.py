@@ -12,9 +12,11 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
+from tqdbproxy.core.caching import Entry, Fetch
 from tqdbproxy.core.statement import Reason
-from tqdbproxy.core.writebatch.types import NO_COMPANY, Alone, Company, Replied, Result
+from tqdbproxy.core.writebatch.types import NO_COMPANY, Alone, Company, Replied, Result, Unknown, Withdrawn
 from tqdbproxy.errors import ProtocolViolation, Stopped
+from tqdbproxy.postgres.capture import Capture, Sink
 from tqdbproxy.postgres.clients import replies
 from tqdbproxy.postgres.clients.hub import Hub, ServerEnd
 from tqdbproxy.postgres.clients.session import Session
@@ -39,6 +41,8 @@ class SessionProtocol:
         self._now = hub.clock.seconds
         self._kept = b""
         self._waiting: Unit | None = None
+        self._fetch: Fetch | None = None
+        """What ``_waiting`` waits for, if that isn't a batch."""
         self._alone: list[tuple[int, Callable[[], None]]] = []
         """Units that the session executes for a batch of one: their numbers, and whom to tell when they are over."""
         self._held = False
@@ -71,12 +75,16 @@ class SessionProtocol:
             return
         if step is None:
             self._forward(data)
+        elif step.fetch is not None:
+            self._await(step, step.fetch)
         elif step.unit is not None:
             self._submit(step)
         else:
             self._take(step)
 
     def _take(self, step: Step) -> None:
+        if step.sink is not None:
+            self._capture(step.sink)
         if step.forward:
             self._forward(step.forward)
         if step.local:
@@ -154,6 +162,8 @@ class SessionProtocol:
             elif self._congested:
                 self._let_others_go_on()
         else:
+            if isinstance(result, Unknown):
+                self._session.unknown(unit)
             self._write(replies.failure(result) + ready_for_query(self._session.status))
         self._resume()
 
@@ -161,9 +171,55 @@ class SessionProtocol:
         """The session's own server executes the unit as if it had carried no hint."""
         self._forward(self._session.forward_alone(unit, company, reason))
 
+    # The cache lane
+
+    def _capture(self, sink: Sink) -> None:
+        """The answer to what is sent next is for others, too."""
+        if self._congested or self._server_gone:
+            sink.lost()  # it wouldn't come soon, or at all
+        else:
+            self._server.capture(Capture(sink, self._hub.reads.cache.bounds.max_entry_bytes))
+
+    def _await(self, step: Step, fetch: Fetch) -> None:
+        """Another session fetches what this one asks for."""
+        assert step.unit is not None
+        step.unit.arrived = self._now()
+        self._waiting = step.unit
+        self._fetch = fetch
+        self._kept = step.rest
+        fetch.join(self)
+
+    def _leave(self) -> Unit:
+        """Wait no longer for another's fetch."""
+        unit, fetch = self._waiting, self._fetch
+        self._waiting = self._fetch = None
+        assert unit is not None
+        assert fetch is not None
+        fetch.leave(self)
+        return unit
+
+    def fetched(self, entry: Entry) -> None:
+        """See `core.caching.Waiter`."""
+        unit = self._leave()
+        self._write(self._session.recalled(unit, entry, self._now() - unit.arrived))
+        self._resume()
+
+    def not_fetched(self, *, again: bool) -> None:
+        """See `core.caching.Waiter`."""
+        unit = self._leave()
+        step = self._session.remember(unit) if again else Step(forward=self._session.ask(unit))
+        if step.fetch is not None:
+            step.rest = self._kept
+            self._await(step, step.fetch)
+            return
+        kept, self._kept = self._kept, b""
+        self._take(step)
+        self._kept = kept
+        self._resume()
+
     @property
     def waiting(self) -> bool:
-        """Whether a write waits for company or runs in a batch."""
+        """Whether a write waits for company or runs in a batch, or a read for another's answer."""
         return self._waiting is not None
 
     @property
@@ -182,7 +238,10 @@ class SessionProtocol:
         """
         if self._waiting is None:
             return self._server.cancel(key)
-        self._hub.batches.withdraw(self._waiting)
+        if self._fetch is not None:
+            self.answered(Withdrawn(), self._leave())
+        else:
+            self._hub.batches.withdraw(self._waiting)
         return succeed(None)
 
     # The client is slow to read, or has caught up: see `twisted.internet.interfaces.IPushProducer`
@@ -190,12 +249,15 @@ class SessionProtocol:
     def pauseProducing(self) -> None:
         """Too much is queued for the client: what its server says can wait, others can't."""
         self._congested = True
+        self._session.hush(True)
+        self._server.end_capture()
         self._server.transport.pauseProducing()
         self._let_others_go_on()
 
     def resumeProducing(self) -> None:
         """The client has read."""
         self._congested = False
+        self._session.hush(False)
         self._server.transport.resumeProducing()
 
     def stopProducing(self) -> None:
@@ -230,6 +292,8 @@ class SessionProtocol:
         """The client is gone. What it has sent is executed, as its server would have done."""
         self._client_gone = self._half_closed = self._ending = True
         self._write = _drop
+        if self._fetch is not None:
+            self._leave()
         if self._waiting is None:
             self._server.orphan(mid_message=self._session.mid_message)
 

@@ -7,21 +7,24 @@ the forward lane only as a whole, with nothing outstanding before it.
 
 from __future__ import annotations
 
+from tqdbproxy.core.caching import Entry, Fetch, Found
 from tqdbproxy.core.metrics import CallerCounts
-from tqdbproxy.core.routing import Batched, Forward
-from tqdbproxy.core.statement import BatchKey, Kind, Reason
+from tqdbproxy.core.routing import Batched, Cached, Forward
+from tqdbproxy.core.statement import BatchKey, Identity, Kind, Reason
 from tqdbproxy.core.writebatch.types import Company
 from tqdbproxy.postgres.clients import units
 from tqdbproxy.postgres.clients.prepared import PreparedStatement
+from tqdbproxy.postgres.clients.reads import CLOSE_UNNAMED, Comparison, Register, end_of_names, kept_back
 from tqdbproxy.postgres.clients.steps import PASS_ON, Step
 from tqdbproxy.postgres.clients.underway import OPENING
 from tqdbproxy.postgres.clients.walk import INSPECTED, Walk
 from tqdbproxy.postgres.framing import HEADER_SIZE, end_of_frame
-from tqdbproxy.postgres.messages import FAILED_TRANSACTION, IDLE, PARSE, QUERY, TERMINATE, close_statement
+from tqdbproxy.postgres.messages import BIND, FAILED_TRANSACTION, IDLE, PARSE, QUERY, TERMINATE
 from tqdbproxy.postgres.sql import PLAIN
 from tqdbproxy.postgres.unit import Unit
 
-CLOSE_UNNAMED = close_statement(b"")
+RECALLED = Step()
+"""Taken at once, so one object serves again and again."""
 KINDS = {
     word[:3]: kind
     for kind in (Kind.SELECT, Kind.INSERT, Kind.UPDATE, Kind.DELETE, Kind.MERGE)
@@ -37,9 +40,18 @@ class Session(Walk):
     _again_simple = units.SimplePattern()
     """The shapes of the last units that were batched; most sessions say the same thing again and again."""
 
+    _register: Register | None = None
+    """Reads that this session's like has asked, by their bytes; None until it asks one, or while it may not be told."""
+    _registered: Identity | None = None
+    _mute = False
+
     def read(self, data: bytes) -> Step | None:
         """Take bytes of the client; None: all of them are to be forwarded. Raises `FramingError`."""
         if not self._skip and self._previous not in OPENING:
+            if self._register is not None:
+                step = self._recall(data)
+                if step is not None:
+                    return step
             step = self._begin_again(data)
             if step is not None:
                 return step
@@ -91,6 +103,11 @@ class Session(Walk):
             self._tally.plain[KINDS.get(data[5:8], Kind.OTHER)].queries += 1
             self._query_sent()
             return None
+        if text.stays and end == size:
+            self._tally.plain[text.kind].queries += 1
+            self._query_sent()
+            self._note(text, self.sent, alone=True)
+            return None
         if text.view and self.status != FAILED_TRANSACTION:
             return self._ask_simply(data, end)
         if self.sent != self.done or not units.ends_here(data, end):
@@ -104,7 +121,7 @@ class Session(Walk):
         unit = units.extended(data, self._texts, self.prepared)
         if unit is units.Shape.MORE and len(data) <= INSPECTED:
             return Step(rest=data)
-        if isinstance(unit, Unit) and unit.text is not PLAIN:
+        if isinstance(unit, Unit) and not unit.text.stays:
             self._again = units.Pattern(unit, self.prepared)
             return self._consider(unit, data[len(unit.raw) :])
         if self.prepared.unsent and not (data[0] == PARSE and data[HEADER_SIZE : HEADER_SIZE + 1] == b"\0"):
@@ -150,6 +167,8 @@ class Session(Walk):
             again = self._again_simple if unit.simple else self._again
             again.batched(key, route.window_s, counts, self._book.rules)
             return Step(unit=unit, key=key, window_s=route.window_s, rest=rest)
+        if isinstance(route, Cached):
+            return self.remember(unit, rest)
         raw = self._send(unit)
         self._excluded(route, counts, self.sent)
         return Step(forward=raw, rest=rest) if rest or raw is not unit.raw else None
@@ -168,12 +187,88 @@ class Session(Walk):
         counts: CallerCounts = unit.counts
         counts.batched += 1
         counts.latency.observe(seconds)
+        if self._reads.active and unit.text.purges:
+            self._scope.purge(unit.text.purges)
         if unit.simple:
             self.prepared.kept_back(CLOSE_UNNAMED, None)
         elif unit.parse:
-            self.view.forget(b"")
-            parse = unit.raw[: end_of_frame(unit.raw, 0)]
-            self.prepared.kept_back(parse, PreparedStatement(unit.text, unit.types))
+            self._kept_back(*kept_back(unit))
+
+    def unknown(self, unit: Unit) -> None:
+        """It can't be known whether a unit was executed."""
+        if unit.text.purges:
+            self._scope.purge(unit.text.purges)
+
+    def _kept_back(self, parse: bytes, statement: PreparedStatement | None) -> None:
+        """The server hasn't seen a unit that was answered: its unnamed statement isn't what the client believes."""
+        if parse:
+            if statement is not None:
+                self.view.forget(b"")
+            self.prepared.kept_back(parse, statement)
+
+    # The cache lane
+
+    def _recall(self, data: bytes) -> Step | None:
+        """The quickest way of a read that was asked in the same bytes; None: look closer."""
+        assert self._register is not None
+        if data[0] != BIND:
+            hit = self._register.get(data)
+        else:
+            end = end_of_names(data)
+            statement = self.prepared.get(data[HEADER_SIZE + 1 : end]) if end else None
+            hit = self._register.get((statement.text, statement.types, data[end:])) if statement else None
+        if hit is None or hit.fresh_until <= self._now() or self.sent != self.done or self.status != IDLE:
+            return None
+        if not self.tracked or self.history.identity is not self._registered:
+            return None
+        cache = self._reads.cache
+        cache.touch(hit.entry)
+        cache.counts.served_bytes += len(hit.reply)
+        hit.counts.queries += 1
+        self._told(hit.counts, 0.0)
+        self._kept_back(hit.parse, hit.prepared)
+        RECALLED.local = hit.reply
+        return RECALLED
+
+    def remember(self, unit: Unit, rest: bytes = b"") -> Step:
+        """A read whose answer may come from memory: take it, wait for it, or fetch it."""
+        identity = self.history.identity
+        if identity is None or self._mute:
+            return Step(forward=self.ask(unit), rest=rest)
+        self._register = self._reads.register(identity)
+        self._registered = identity
+        found = self._reads.look(unit, identity)
+        if isinstance(found, Fetch):
+            return Step(unit=unit, fetch=found, rest=rest)
+        if isinstance(found, Found) and not self._reads.to_verify():
+            return Step(local=self.recalled(unit, found.entry, 0.0, stale=found.stale), rest=rest)
+        sink = Comparison(self._reads, unit, found.entry.answer) if found else None
+        lead = sink or self._reads.lead(unit, identity, self._scope)
+        return Step(forward=self.ask(unit), sink=lead, rest=rest)
+
+    def recalled(self, unit: Unit, entry: Entry, seconds: float, *, stale: bool = False) -> bytes:
+        """A read is answered with what was kept: the reply."""
+        self._told(unit.counts, seconds)
+        if stale:
+            self._last = self._from_memory_stale
+        self._kept_back(*kept_back(unit))
+        return self._reads.reply(unit, entry)
+
+    def _told(self, counts: CallerCounts, seconds: float) -> None:
+        counts.cached += 1
+        counts.cache_hits += 1
+        counts.latency.observe(seconds)
+        self._last = self._from_memory
+
+    def ask(self, unit: Unit) -> bytes:
+        """A read that waited for another's fetch in vain asks for itself: what to send."""
+        unit.counts.cache_misses += 1
+        return self.forward_alone(unit, None)
+
+    def hush(self, mute: bool) -> None:
+        """The client doesn't read what it is told (or does again): it isn't told more than its server could."""
+        self._mute = mute
+        self._register = None
 
     def _send(self, unit: Unit) -> bytes:
         """Book-keeping for a whole unit that goes to the server; the bytes to send."""

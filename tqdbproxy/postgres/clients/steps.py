@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tqdbproxy.core.caching import Fetch
 from tqdbproxy.core.statement import BatchKey
+from tqdbproxy.postgres.capture import Sink
 from tqdbproxy.postgres.unit import Unit
 
 
@@ -12,7 +14,8 @@ from tqdbproxy.postgres.unit import Unit
 class Step:
     """What to do, in this order.
 
-    ``forward`` goes to the server, ``local`` to the client. ``unit`` leaves the forward lane for a batch of ``key``.
+    ``forward`` goes to the server, and the answer to it to ``sink``, too; ``local`` goes to the client. ``unit`` leaves
+    the forward lane for a batch of ``key``, or waits for what another session's ``fetch`` brings.
     ``rest`` is to be given again: with what comes after it, or, if ``hold`` or if there is a unit, when that is
     answered and nothing is outstanding. ``refuse``: the client broke the protocol.
     """
@@ -25,6 +28,8 @@ class Step:
     rest: bytes = b""
     hold: bool = False
     refuse: str = ""
+    sink: Sink | None = None
+    fetch: Fetch | None = None
 
 
 PASS_ON = Step()

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tqdbproxy.core.caching import EVERYTHING
 from tqdbproxy.core.metrics import CallerCounts
 from tqdbproxy.core.routing import Forward, Route, Rulebook, choose
 from tqdbproxy.core.writebatch.types import Company
 from tqdbproxy.postgres.clients.history import History
 from tqdbproxy.postgres.clients.local import LocalView
 from tqdbproxy.postgres.clients.prepared import Prepared
+from tqdbproxy.postgres.clients.reads import Reads
 from tqdbproxy.postgres.clients.status import Status
 from tqdbproxy.postgres.clients.tally import Tally
 from tqdbproxy.postgres.messages import BIND, CLOSE, DESCRIBE, EXECUTE, IDLE, PARSE, QUERY, SYNC, TERMINATE
@@ -21,6 +23,9 @@ from tqdbproxy.postgres.sql import Change, Text, Texts
 
 OPENING = frozenset({PARSE, BIND, DESCRIBE, EXECUTE, CLOSE})
 """After one of these a Sync is still to come."""
+
+MAX_CHANGES = 1000
+"""Different things that one transaction may change; if it changes more, all that was read from its database goes."""
 
 
 class UnderWay:
@@ -40,6 +45,7 @@ class UnderWay:
         forget: Callable[[], None],
         retire: Callable[[], None],
         inject: Callable[[int], None],
+        reads: Reads,
     ) -> None:
         self.history = history
         self._book = book
@@ -49,6 +55,8 @@ class UnderWay:
         self._forget = forget
         self._retire = retire
         self._inject = inject
+        self._reads = reads
+        self._scope = reads.cache.scope(history.group, history.database)
         self.prepared = Prepared()
         self.view = LocalView()
         self.status = IDLE
@@ -63,8 +71,12 @@ class UnderWay:
         self._last_query = 0
         self._effects: list[tuple[int, Text]] = []
         self._timed: list[tuple[int, CallerCounts, float]] = []
+        self._changes: dict[tuple[str, ...], int] = {}
+        """What answers depend on that has been changed, and is to be purged when it is committed; by whom last."""
         self._shard = history.group
         self._forwarded = Status(history.group, "primary")
+        self._from_memory = Status(history.group, "cache")
+        self._from_memory_stale = Status(history.group, "cache (stale)")
         self._last: Status | Company = Status(history.group)
 
     def last(self) -> Status:
@@ -99,6 +111,8 @@ class UnderWay:
             if not failed:
                 self.history.took(text.effect)
                 self._retire()
+        if self._changes:
+            self._settle(number)
         while self._timed and self._timed[0][0] <= number:
             _number, counts, began = self._timed.pop(0)
             counts.latency.observe(self._now() - began)
@@ -107,6 +121,34 @@ class UnderWay:
         """See `servers.connection.Owner`."""
         self.history.reported(name, value)
         self._retire()
+
+    def _settle(self, number: int) -> None:
+        """Units up to this one are over: purge what they changed, unless it may still be rolled back."""
+        if self.status != IDLE:
+            return
+        for tags, last in tuple(self._changes.items()):
+            if last <= number or not self.tracked:
+                self._scope.purge(tags)
+            if last <= number:
+                del self._changes[tags]
+
+    def server_lost(self) -> None:
+        """See `servers.connection.Owner`."""
+        for tags in self._changes:
+            self._scope.purge(tags)
+        self._changes.clear()
+
+    def watched(self) -> None:
+        """From now on it matters what is changed; what is under way or in a transaction wasn't looked at."""
+        if self.sent != self.done or self.status != IDLE or self._previous in OPENING or not self.tracked:
+            self._changed((EVERYTHING,), self.sent + (self._previous in OPENING))
+
+    def _changed(self, tags: tuple[str, ...], number: int) -> None:
+        """What these tags stand for is changed by the unit with this number."""
+        if len(self._changes) >= MAX_CHANGES and tags not in self._changes:
+            self._changes.clear()
+            tags = (EVERYTHING,)
+        self._changes[tags] = number
 
     def copy_began(self) -> None:
         """See `servers.connection.Owner`. In the extended protocol the server swallows Syncs during a COPY."""
@@ -125,6 +167,8 @@ class UnderWay:
 
     def _note(self, text: Text, number: int, *, alone: bool) -> None:
         """A text is on its way to the server: remember what it may change."""
+        if text.purges:
+            self._changed(text.purges, number)
         if text.deallocates is not None:
             self.prepared.dropped(text.deallocates or None)
             if not text.deallocates:
@@ -141,6 +185,7 @@ class UnderWay:
             text.reason,
             size,
             self._book.rules,
+            not_kept=text.read_reason,
             in_transaction=self.status != IDLE,
             alone=alone and self.tracked,
             known=self.history.identity is not None,

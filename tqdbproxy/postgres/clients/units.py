@@ -108,7 +108,7 @@ def _unit(raw: bytes, places: dict[int, tuple[int, int]], texts: Texts, prepared
         parse = Parse.parse(raw, *places[PARSE])
         if parse.name or bind.statement:
             return None
-        text, types = texts.look(parse.text), parse.types
+        text, types = texts.look_parsed(parse.text), parse.types
     else:
         statement = prepared.get(bind.statement)
         if statement is None:

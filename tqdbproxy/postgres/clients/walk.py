@@ -42,6 +42,7 @@ ACTIONS = bytes(_ACTIONS.get(kind, REFUSE) for kind in range(256))
 ACTIONS_INTERESTING = bytes(
     (_ACTIONS | dict.fromkeys((BIND, CLOSE, DESCRIBE), LOOK)).get(kind, REFUSE) for kind in range(256)
 )
+ACTIONS_CLOSING = bytes((_ACTIONS | {CLOSE: LOOK}).get(kind, REFUSE) for kind in range(256))
 NEUTRAL = frozenset({FLUSH, COPY_DATA, COPY_DONE, COPY_FAIL})
 
 
@@ -96,7 +97,11 @@ class Walk(UnderWay):
         return self._texts.look(text).view
 
     def _actions(self) -> bytes:
-        return ACTIONS_INTERESTING if self.prepared.interesting or self.view.known else ACTIONS
+        if self.prepared.interesting or self.view.known:
+            return ACTIONS_INTERESTING
+        if self.prepared.changing:
+            return ACTIONS_INTERESTING if self._reads.active else ACTIONS_CLOSING
+        return ACTIONS
 
     def _look(self, kind: int, data: bytes, at: int, end: int, previous: int) -> None:
         """Note what a frame of the forward lane means."""
@@ -133,17 +138,23 @@ class Walk(UnderWay):
             counts = self._tally.of(text)
             self._excluded(self._choose(text, 0, alone=False), counts, self.sent)
         counts.queries += 1
-        if text.interesting:
+        if text.interesting or text.purges:
             self._note(text, self.sent, alone=True)
 
     def _look_at_parse(self, parse: Parse) -> None:
-        text = self._texts.look(parse.text)
+        text = self._texts.look_parsed(parse.text)
         self.view.forget(parse.name)
-        statement = PreparedStatement(text, parse.types) if text is not PLAIN else None
+        statement = PreparedStatement(text, parse.types) if not text.stays else None
         self.prepared.parsed(self.sent + 1, parse.name, statement)
+        if text.purges and statement is None:
+            self.prepared.changing[parse.name] = text.purges
 
     def _look_at_bind(self, bind: Bind) -> None:
         """In a unit that can't be batched, since it came here."""
+        changing = self.prepared.changing.get(bind.statement)
+        if changing is not None:
+            self._changed(changing, self.sent + 1)
+            return
         statement = self.prepared.bound(bind.statement)
         if statement is None:
             return

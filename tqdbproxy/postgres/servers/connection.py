@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 
 from tqdbproxy.core.writebatch.types import Lost, Outcome
 from tqdbproxy.errors import ProxyError, ServerClosed, TlsFailed
+from tqdbproxy.postgres.capture import Capture
 from tqdbproxy.postgres.framing import HEADER_SIZE, MAX_LENGTH, MIN_LENGTH, FramingError, length_at
 from tqdbproxy.postgres.messages import (
     CLOSE_COMPLETE,
@@ -64,6 +65,9 @@ class Owner(Protocol):
     def copy_began(self) -> None:
         """The server waits for COPY data."""
 
+    def server_lost(self) -> None:
+        """The connection is gone: what was under way may have been done, or not."""
+
 
 class Server(Protocol):
     """The server that a connection leads to, as the connection sees it."""
@@ -108,6 +112,8 @@ class ServerConnection(TwistedProtocol):
         self._owner: Owner | None = None
         self._caught_up: Callable[[], None] = _nothing
         self._to_client: Callable[[bytes], None] = _drop
+        self._through: Callable[[bytes], None] = _drop
+        self._capture: Capture | None = None
         self._patience = PATIENCE
         self._exchange: Exchange | None = None
         self._outcome: Deferred[Outcome] | None = None
@@ -195,6 +201,9 @@ class ServerConnection(TwistedProtocol):
         self._tls_answer = self._logged_in = None
         if self._outcome is not None:
             self._end_batch(Lost(sent=True))
+        self.end_capture()
+        if self._owner is not None:
+            self._owner.server_lost()
         self.closed.callback(None)
 
     def log_in(self, message: StartupMessage, client_tls: bool, to_client: Callable[[bytes], None]) -> Deferred[Login]:
@@ -251,7 +260,10 @@ class ServerConnection(TwistedProtocol):
 
     def orphan(self, *, mid_message: bool = False) -> None:
         """The client is gone: let the server finish what it has, and end."""
-        self._to_client = self._unheard
+        if self._capture is not None:
+            self._through = self._unheard
+        else:
+            self._to_client = self._unheard
         if self.alive:
             if self._piped:
                 self.pipe()
@@ -338,6 +350,29 @@ class ServerConnection(TwistedProtocol):
             self.swallow(self._swallow - 1)
             return True
         return False
+
+    # The cache lane
+
+    def capture(self, capture: Capture) -> None:
+        """Keep the answer to the unit that is sent next, nothing being outstanding, while it goes to the client."""
+        self.end_capture()
+        self._capture = capture
+        self._through = self._to_client
+        self._to_client = self._captured
+
+    def _captured(self, data: bytes) -> None:
+        self._through(data)
+        if self._capture is not None:
+            self._capture.take(data)
+            if self._capture.over:
+                self.end_capture()
+
+    def end_capture(self) -> None:
+        """What isn't complete by now won't be waited for."""
+        capture, self._capture = self._capture, None
+        if capture is not None:
+            self._to_client = self._through
+            capture.lose()
 
     # The batch lane
 

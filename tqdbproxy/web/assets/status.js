@@ -25,6 +25,13 @@ function seconds(time) {
   return days < 1 ? `${hours} h ${minutes % 60} min` : `${days} d ${hours % 24} h`;
 }
 
+function size(bytes) {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let unit = 0;
+  for (; bytes >= 1024 && unit < units.length - 1; unit++) bytes /= 1024;
+  return `${shown(bytes)} ${units[unit]}`;
+}
+
 // The oldest reading that is at most so many seconds old. In the beginning it is the newest itself: nothing to compare.
 function before(age) {
   const newest = readings[readings.length - 1];
@@ -108,6 +115,29 @@ function tiles(now) {
   }));
 }
 
+function cache(now) {
+  const {hits, misses, entries, bytes, max_bytes, verified} = now.cache;
+  spot("cache-none").hidden = Boolean(hits + misses);
+  spot("cache").hidden = !(hits + misses);
+  const then = before(10), time = now.monotonic_s - then.monotonic_s;
+  const [hit, missed] = [hits - then.cache.hits, misses - then.cache.misses];
+  spot("hit-ratio").textContent = hit + missed ? shown(100 * hit / (hit + missed)) + " %" : "–";
+  spot("hits").textContent = shown(hit / time);
+  spot("misses").textContent = shown(missed / time);
+  spot("entries").textContent = shown(entries);
+  spot("bytes").textContent = size(bytes);
+  spot("max-bytes").textContent = size(max_bytes);
+  spot("memory").max = Math.max(1, max_bytes);
+  spot("memory").value = bytes;
+  bars("answers", counted({
+    "given while stale": now.cache.stale,
+    "refreshed": now.cache.refreshes,
+    "purged": now.cache.purges,
+    "evicted": now.cache.evictions,
+    ...Object.fromEntries(Object.entries(verified).map(([result, count]) => ["verified: " + result, count])),
+  }));
+}
+
 function chart() {
   const newest = readings[readings.length - 1], points = [];
   for (let place = 1; place < readings.length; place++) {
@@ -166,10 +196,11 @@ function callers(now) {
     caller.query_type,
     number(shown(caller.statements)),
     number(shown(caller.batched)),
+    number(shown(caller.cached)),
     number(seconds(caller.seconds / caller.timed)),
     number(seconds(caller.seconds)),
     number(shown(100 * caller.seconds / now.hinted_s) + " %"),
-  ]), 7);
+  ]), 8);
 }
 
 function show(now) {
@@ -178,6 +209,7 @@ function show(now) {
   spot("uptime").textContent = seconds(now.uptime_s);
   tiles(now);
   chart();
+  cache(now);
   bars("sizes", buckets(now.batches.size, minute.batches.size,
     (bound, low) => bound === low + 1 || bound === low ? `${bound}` : `${low + 1} to ${bound}`));
   bars("waits", buckets(now.batches.wait_s, minute.batches.wait_s, (bound) => seconds(bound)));
