@@ -41,7 +41,7 @@ class Desk:
             self.done += tags
             return len(tags)
 
-        actions = {
+        actions: dict[str, Action | ListAction] = {
             "DO": Action(lambda: self.done.append("do"), "does"),
             "FAIL": Action(no, "fails"),
             "DROP": ListAction(drop, "thing", "drops"),

@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -47,11 +48,13 @@ from tqdbproxy.postgres.clients.reads import Reads
 from tqdbproxy.postgres.relations import purged_by, unite
 from tqdbproxy.postgres.servers.executor import BatchExecutor
 from tqdbproxy.postgres.servers.groups import GroupPlan, Groups
+from tqdbproxy.postgres.servers.hosts import at_servers, names_server
 from tqdbproxy.postgres.servers.inquiry import with_tls
 from tqdbproxy.postgres.servers.primary import ServerTls
 from tqdbproxy.postgres.servers.probing import Means
+from tqdbproxy.postgres.servers.purges import PurgeListeners
 from tqdbproxy.postgres.sql import Purging, Text, Texts
-from tqdbproxy.settings import CacheSettings, GroupSettings, Settings, WriteBatchSettings
+from tqdbproxy.settings import GroupSettings, Settings, WriteBatchSettings
 from tqdbproxy.web import make_site
 
 reactor = cast(Any, _reactor)
@@ -75,6 +78,11 @@ class ProxyService(Service):
         )
         self._cache = Cache(reactor.seconds)
         self._reads = Reads(self._cache, reactor.seconds, self._watch_changes, random.random)
+        self._purges = PurgeListeners(
+            lambda group, tags: self._purge(tags, group),
+            lambda group: self._purge((EVERYTHING,), group),
+            reactor.callFromThread,
+        )
         self._book = Rulebook(Rules())
         self._window: AdaptiveWindow | None = None
         in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
@@ -137,6 +145,7 @@ class ProxyService(Service):
             if isinstance(address, EndpointDescription):
                 self._listen_on(address, self._site)
         self._groups.start()
+        self._purges.start()
         # What has been made until now stays: the collector needn't look at it again.
         gc.collect()
         gc.freeze()
@@ -165,6 +174,7 @@ class ProxyService(Service):
     def _stopped(self, _result: Any) -> None:
         self._batches.stop()
         self._groups.stop_watching()
+        self._purges.stop()
         for listener in self._metrics_listeners:
             listener.stop()
 
@@ -206,7 +216,7 @@ class ProxyService(Service):
             self._hub.console.database = settings.admin.database
             self._hub.console.users = frozenset(settings.admin.users)
         self._apply_batching(settings.write_batch)
-        self._apply_caching(settings.cache)
+        self._apply_caching(settings)
         self._judge(settings)
         logs.set_level(settings.log.level)
 
@@ -227,12 +237,20 @@ class ProxyService(Service):
             self._window.start()
         self._move_window(settings, self._window.delay_s if self._window is not None else None)
 
-    def _apply_caching(self, settings: CacheSettings) -> None:
-        self._cache.bounds = CacheBounds(settings.max_bytes, settings.max_entry_bytes)
-        self._reads.verified = settings.verify_fraction
-        self._book.rules = replace(self._book.rules, caching=settings.enabled)
+    def _apply_caching(self, settings: Settings) -> None:
+        cache = settings.cache
+        self._cache.bounds = CacheBounds(cache.max_bytes, cache.max_entry_bytes)
+        self._reads.verified = cache.verify_fraction
+        self._book.rules = replace(self._book.rules, caching=cache.enabled)
+        self._purges.replace(_purge_conninfos(settings))
         # Answers from before the change were kept under other rules.
         self._cache.purge((EVERYTHING,))
+        # So was what is under way, or in a transaction, not looked at if it didn't matter until now.
+        self._hub.watch()
+
+    def _purge(self, tags: Iterable[str], group: str | None = None) -> int:
+        """Somebody says that what has these tags has changed, in one server group or (None) in all."""
+        return self._cache.purge(unite(map(purged_by, tags)), group)
 
     def _judge(self, settings: Settings) -> None:
         """Which texts have to be understood."""
@@ -310,7 +328,7 @@ class ProxyService(Service):
             groups=lambda: group_views(self._batches, reactor.seconds()),
             settings=lambda: setting_rows(self._settings),
             flush=self._batches.flush,
-            purge=lambda tags: self._cache.purge(unite(map(purged_by, tags))),
+            purge=self._purge,
             reload=self._reload,
             # Later: whoever asked for it gets his answer first.
             shutdown=lambda: reactor.callLater(0, reactor.stop),
@@ -336,6 +354,19 @@ def _plan(group: GroupSettings) -> GroupPlan:
         with_tls(group.probe, group.sslmode, group.sslrootcert),
         group.probe_interval_s,
     )
+
+
+def _purge_conninfos(settings: Settings) -> dict[str | None, str]:
+    """Where to listen for purges, by the group that they concern; None: all of them."""
+    conninfo = settings.cache.purge_listen
+    if not conninfo or not settings.cache.enabled:
+        return {}
+    if names_server(conninfo):
+        return {None: conninfo}
+    return {
+        name: at_servers(conninfo, group.primary, group.sslmode, group.sslrootcert)
+        for name, group in settings.groups.items()
+    }
 
 
 def _batch_limits(settings: WriteBatchSettings) -> Limits:

@@ -19,6 +19,7 @@ from sphinx.util.typing import ExtensionMetadata
 
 import tqdbproxy
 from tqdbproxy import errors
+from tqdbproxy.core.caching import Counts
 from tqdbproxy.core.metrics import Metrics
 from tqdbproxy.core.metrics.families import FamilyMetric
 from tqdbproxy.core.statement import Kind, Reason
@@ -89,6 +90,7 @@ def label_values() -> dict[str, tuple[str, ...]]:
         "method": tuple(book.batch_methods),
         "way": tuple(book.batch_retries),
         "direction": tuple(book.delay_adjustments),
+        "result": tuple(Counts().verified),
     }
 
 

@@ -60,6 +60,10 @@ class Browser:
         """What a person reads in the first element that fits."""
         return str(self.run("return document.querySelector(arguments[0]).innerText", selector))
 
+    def shows(self, selector: str) -> bool:
+        """Whether the first element that fits can be seen."""
+        return bool(self.run("return document.querySelector(arguments[0]).checkVisibility()", selector))
+
     def resize(self, width: int, height: int) -> None:
         """Make it a phone, or a desk."""
         # The window may not be narrower than Chromium's own frame; the emulated device may.

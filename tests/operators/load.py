@@ -1,4 +1,4 @@
-"""A load such as a real application makes: batched inserts, hinted updates in transactions, plain reads."""
+"""A load such as a real application makes: batched writes, some of them in transactions, cached reads."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ TABLES = """
 CREATE TABLE visits (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, page int, at timestamptz DEFAULT now());
 CREATE TABLE pages (page int PRIMARY KEY, seen int NOT NULL);
 INSERT INTO pages SELECT n, 0 FROM generate_series(1, 1000) n;
+CREATE TABLE menu (item int PRIMARY KEY, price int NOT NULL);
+INSERT INTO menu SELECT n, n FROM generate_series(1, 200) n;
 """
 
 SCRIPTS = {
@@ -35,6 +37,22 @@ SCRIPTS = {
         "/* batch:15 key:audit file:shop/audit.py line:30 */ DELETE FROM visits WHERE page = :page AND id < 0;\n",
     ),
     "read": (4, "\\set page random(1, 1000)\nSELECT seen FROM pages WHERE page = :page;\n"),
+    "menu": (
+        5,
+        "\\set item random_exponential(1, 200, 5)\n"
+        "/* ttl:30 file:shop/menu.py line:3 */ SELECT price FROM menu WHERE item = :item;\n",
+    ),
+    # Slow, and asked for all the time: while one fetches it anew, others get the stale answer.
+    "report": (
+        3,
+        "/* ttl:0.3 tags:report file:shop/report.py line:9 */ SELECT sum(price) FROM menu, pg_sleep(0.02);\n",
+    ),
+    # Of a table that is written to all the time.
+    "seen": (
+        2,
+        "\\set page random(1, 1000)\n"
+        "/* ttl:5 file:shop/pages.py line:20 */ SELECT seen FROM pages WHERE page = :page;\n",
+    ),
     "transfer": (
         1,
         "\\set page random(1, 1000)\nBEGIN;\n"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.rows import dict_row
 
 from tests.integration.waiting import wait_for
 from tests.operators.load import prepare
@@ -17,7 +18,7 @@ from tests.proxies import STOP_TIMEOUT_S, RunningProxy
 from tqdbproxy.embedded import EmbeddedServer
 
 ADMIN = "[admin]\nusers = postgres, somebody\n"
-TABLES = ("STATS", "CLIENTS", "SERVERS", "BATCHES", "CALLERS", "CONFIG", "VERSION", "HELP")
+TABLES = ("STATS", "CLIENTS", "SERVERS", "BATCHES", "CACHE", "CALLERS", "CONFIG", "VERSION", "HELP")
 Start = Callable[..., RunningProxy]
 
 
@@ -99,6 +100,7 @@ def test_what_it_tells(postgres: EmbeddedServer, proxy: RunningProxy, database: 
     assert config["postgres", "listen"] == f"{proxy.host}:{proxy.port}"
     assert config["admin", "users"] == "postgres, somebody"
     assert config["write_batch", "early_quorum"] == "0.5"
+    assert config["cache", "max_bytes"] == "268435456"
 
 
 def test_flush(postgres: EmbeddedServer, start: Start, database: str) -> None:
@@ -117,6 +119,68 @@ def test_flush(postgres: EmbeddedServer, start: Start, database: str) -> None:
         with psycopg.connect(proxy.dsn("tqdb"), autocommit=True) as admin:
             admin.execute("FLUSH")
         assert waits.communicate(timeout=10)[0] == "INSERT 0 1\n"
+
+
+def one_row(dsn: str, command: str) -> dict[str, str]:
+    """By column."""
+    with psycopg.connect(dsn, autocommit=True, row_factory=dict_row) as connection:
+        (row,) = connection.execute(command.encode()).fetchall()
+    return row
+
+
+def purge(postgres: EmbeddedServer, proxy: RunningProxy, tags: str) -> str:
+    """What psql says."""
+    said = psql(postgres, proxy.dsn("tqdb"), f"PURGE {tags}")
+    return said.stdout + said.stderr
+
+
+def test_the_cache(postgres: EmbeddedServer, proxy: RunningProxy, database: str) -> None:
+    prepare(postgres, database)
+    admin = proxy.dsn("tqdb")
+    before = one_row(admin, "SHOW CACHE")
+    assert (before["entries"], before["hits"], before["hit_ratio"], before["max_bytes"]) == ("0", "0", "", "268435456")
+    with psycopg.connect(proxy.dsn(database), autocommit=True) as connection:
+        for _ in range(4):
+            sum_of = connection.execute("/* ttl:60 file:app.py line:1 */ SELECT sum(price) FROM menu").fetchone()
+        after = one_row(admin, "SHOW CACHE")
+        assert {name for name in after if after[name] == before[name]} == {
+            *("max_bytes", "stale", "refreshes", "fetching", "evictions", "purges"),
+            *("verified_same", "verified_reordered", "verified_different"),
+        }
+        assert (after["entries"], after["hits"], after["misses"], after["hit_ratio"]) == ("1", "3", "1", "0.750")
+        assert 1500 < int(after["bytes"]) < 5000
+        assert int(after["served_bytes"]) > 30
+        assert rows(admin, "SHOW CALLERS")[0][-1] == "3"
+        assert purge(postgres, proxy, "table:pages") == "PURGE 0\n"
+        with psycopg.connect(postgres.dsn(database), autocommit=True) as past:
+            past.execute("UPDATE menu SET price = price + 1")
+        again = connection.execute("/* ttl:60 file:app.py line:1 */ SELECT sum(price) FROM menu").fetchone()
+        assert again == sum_of
+        assert purge(postgres, proxy, "table:public.menu") == "PURGE 1\n"
+        again = connection.execute("/* ttl:60 file:app.py line:1 */ SELECT sum(price) FROM menu").fetchone()
+        assert again != sum_of
+        counts = one_row(admin, "SHOW CACHE")
+        assert (counts["purges"], counts["misses"], counts["entries"]) == ("1", "2", "1")
+
+
+def test_purge(postgres: EmbeddedServer, proxy: RunningProxy, database: str) -> None:
+    tagged = ("a", "a+b", "c", "'with%20blank'", "'a%3Bb'", "A")
+
+    def fill() -> None:
+        with psycopg.connect(proxy.dsn(database), autocommit=True) as connection:
+            for number, tags in enumerate(tagged):
+                connection.execute(f"/* ttl:60 tags:{tags} */ SELECT {number}".replace("tags:'", "tags='").encode())
+
+    fill()
+    for tags, count in (("b", 1), ("a,c", 2), ("'with blank'", 1), ("'a;b', nothing", 1), ("*", 1), ("*", 0)):
+        assert purge(postgres, proxy, tags) == f"PURGE {count}\n", tags
+    fill()
+    assert purge(postgres, proxy, "*") == f"PURGE {len(tagged)}\n"
+    assert one_row(proxy.dsn("tqdb"), "SHOW CACHE")["entries"] == "0"
+    assert "PURGE takes a tag, or several" in purge(postgres, proxy, "a b")
+    with psycopg.connect(proxy.dsn("tqdb"), autocommit=True) as admin:
+        assert admin.execute("PURGE a").statusmessage == "PURGE 0"
+        assert admin.execute("PURGE a", prepare=True).statusmessage == "PURGE 0"
 
 
 def test_reload(proxy: RunningProxy) -> None:

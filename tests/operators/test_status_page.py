@@ -66,21 +66,48 @@ def check_while_it_runs(browser: Browser) -> None:
     assert len(shapes) == 3
     assert shapes[0] > 10
     assert shapes[1] > 10
+    assert shapes[2] > 10
+    assert 0 < number(browser.text("#hit-ratio")) <= 100
+    assert number(browser.text("#hits")) > 10
+    assert browser.text("#max-bytes") == "256 MiB"
+    assert re.fullmatch(r"[\d.]+ [KM]iB", browser.text("#bytes"))
+    assert number(browser.text("#entries")) > 10
+    assert not browser.shows("#cache-none")
+
+
+def wait_until_read(browser: Browser, proxy: RunningProxy) -> None:
+    """Until the page shows numbers that are newer than this moment."""
+    with urlopen(f"http://{HOST}:{proxy.metrics_port}/status.json", timeout=5) as answer:
+        now = json.load(answer)["monotonic_s"]
+    wait_for(lambda: browser.run("return readings.at(-1).monotonic_s") > now)
 
 
 def check_totals(browser: Browser, proxy: RunningProxy) -> None:
     """What the page shows is what Prometheus reads."""
     page = scrape(proxy)
+    wait_until_read(browser, proxy)
     batched, statements = page.total("write_batched_total"), page.total("query_total")
-    wait_for(lambda: in_all(browser, "batched") == batched)
-    wait_for(lambda: in_all(browser, "forwarded") == statements - batched)
+    assert in_all(browser, "batched") == batched
+    cached = page.total("query_total", cached="true")
+    assert cached == page.total("cache_hits_total") > 0
+    assert in_all(browser, "cached") == cached
+    assert in_all(browser, "forwarded") == statements - batched - cached
+    assert counts(browser, "answers") == {
+        "given while stale": page.total("cache_stale_total"),
+        "refreshed": page.total("cache_refreshes_total"),
+        "purged": page.total("cache_purges_total"),
+    }
+    assert number(browser.text("#entries")) == page.total("cache_entries")
     strategies = counts(browser, "strategies")
     assert strategies == {name: page.total("write_batch_method_total", method=name) for name in strategies}
     assert sum(strategies.values()) == page.total("write_batch_size_count")
     assert sum(counts(browser, "closed").values()) == page.total("write_batch_closed_total") > 0
     assert counts(browser, "excluded") == {"transaction": page.total("write_excluded_total", reason="transaction")}
     callers = {row[0]: row for row in table(browser, "callers")}
-    assert set(callers) == {"shop/visits.py:41", "shop/pages.py:7", "shop/audit.py:30", "shop/orders.py:112"}
+    reads = {"shop/menu.py:3", "shop/report.py:9", "shop/pages.py:20"}
+    assert set(callers) - reads == {"shop/visits.py:41", "shop/pages.py:7", "shop/audit.py:30", "shop/orders.py:112"}
+    assert reads <= set(callers)
+    assert number(callers["shop/menu.py:3"][4]) == page.total("cache_hits_total", file="shop/menu.py")
     visits = callers["shop/visits.py:41"]
     assert visits[1] == "insert"
     assert number(visits[2]) == page.total("query_total", file="shop/visits.py")
@@ -101,6 +128,7 @@ def test_it_shows_a_real_load(
             check_while_it_runs(browser)
             if picture:
                 wait_for(lambda: number(browser.text("#uptime")) >= 60, 90)
+                browser.resize(1000, browser.run("return document.documentElement.scrollHeight"))
                 Path(picture).write_bytes(browser.picture())
             assert pgbench.wait(90) == 0, pgbench.stdout and pgbench.stdout.read()
         check_totals(browser, proxy)
@@ -124,6 +152,8 @@ def test_names_stay_names_and_it_fits_a_phone(
         assert caller.startswith("<img src=x onerror=alert(1)>very_long_")
         assert browser.run("return document.querySelectorAll('td img, th img').length") == 0
         assert browser.run("return document.documentElement.scrollWidth") <= 360
+        assert browser.text("#cache-none") == "no cached reads yet"
+        assert not browser.shows("#cache")
         light = browser.run("return getComputedStyle(document.body).backgroundColor")
         browser.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
         assert browser.run("return getComputedStyle(document.body).backgroundColor") != light

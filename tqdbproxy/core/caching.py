@@ -143,10 +143,13 @@ class Fetch(_Tagged):
     Who asks for the same while it is under way joins it; the client that it began for may leave.
     """
 
-    __slots__ = ("_cache", "_waiting", "began", "key", "over", "valid")
+    __slots__ = ("_cache", "_waiting", "asked", "began", "key", "over", "valid")
 
-    def __init__(self, cache: Cache, key: CacheKey, scope: Scope, tags: tuple[str, ...], began: float) -> None:
+    def __init__(
+        self, cache: Cache, key: CacheKey, scope: Scope, tags: tuple[str, ...], began: float, asked: int
+    ) -> None:
         super().__init__(scope, tags)
+        self.asked = asked
         self._cache = cache
         self._waiting: dict[Waiter, None] = {}
         self.began = began
@@ -172,11 +175,12 @@ class Fetch(_Tagged):
         """The answer, of so many bytes; None if it is too large to be kept."""
         if self.over:
             return None
-        if size + ENTRY_OVERHEAD > self._cache.bounds.max_entry_bytes:
+        size += self.asked + ENTRY_OVERHEAD
+        if size > self._cache.bounds.max_entry_bytes:
             self.failed()
             return None
         waiting = self._end()
-        entry = Entry(self._cache, self, answer, size + ENTRY_OVERHEAD)
+        entry = Entry(self._cache, self, answer, size)
         if self.valid:
             self._cache.keep(entry)
         else:
@@ -288,11 +292,11 @@ class Cache:
         """The fetch that is under way, if it is still any good."""
         return self._fetches.get(key)
 
-    def lead(self, key: CacheKey, scope: Scope, tags: tuple[str, ...]) -> Fetch:
-        """Begin a fetch; the caller asks the server now."""
+    def lead(self, key: CacheKey, scope: Scope, tags: tuple[str, ...], asked: int = 0) -> Fetch:
+        """Begin a fetch; the caller asks the server now. ``asked``: the bytes of its key."""
         if key in self._entries:
             self.counts.refreshes += 1
-        fetch = self._fetches[key] = Fetch(self, key, scope, tags, self._now())
+        fetch = self._fetches[key] = Fetch(self, key, scope, tags, self._now(), asked)
         return fetch
 
     def purge(self, tags: Iterable[str], group: str | None = None) -> int:

@@ -49,6 +49,7 @@ _NAMING = _kinds(
     CreateSeqStmt AlterSeqStmt RuleStmt CreateTrigStmt"""
 )
 _TABLES = _kinds("OBJECT_TABLE OBJECT_VIEW OBJECT_MATVIEW OBJECT_FOREIGN_TABLE OBJECT_SEQUENCE OBJECT_INDEX")
+_BEGINS = _kinds("TRANS_STMT_BEGIN TRANS_STMT_START")
 # Who may see a table's rows: views of it show others, too.
 _SIGHT = _kinds("AT_EnableRowSecurity AT_DisableRowSecurity AT_ForceRowSecurity AT_NoForceRowSecurity AT_ChangeOwner")
 
@@ -63,6 +64,8 @@ def read_by(select: Node) -> tuple[str, ...]:
 
 def changed_by(statements: list[Node]) -> tuple[str, ...]:
     """The tags that these statements purge when they have committed; `EVERYTHING` if it can't be told."""
+    if _goes_on(statements):
+        return EVERYTHING
     names: set[Name] = set()
     for statement in statements:
         found = _changed(statement)
@@ -174,6 +177,20 @@ def _changed(statement: Node) -> set[Name] | None:
         return None
     read = {id(one) for one in nodes(node.get("query"))}
     return names | {_name(one) for one in every if "relname" in one and id(one) not in read}
+
+
+def _goes_on(statements: list[Node]) -> bool:
+    """Whether these may commit a transaction, and what was changed in it before, and then begin another one."""
+    committed = False
+    for statement in statements:
+        node = statement.get("TransactionStmt", {})
+        if committed and node.get("kind") in _BEGINS:
+            return True
+        if node.get("kind") == "TRANS_STMT_COMMIT":
+            committed = True
+            if node.get("chain"):
+                return True
+    return False
 
 
 def _analyzes(explain: Node) -> bool:

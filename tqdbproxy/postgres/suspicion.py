@@ -22,11 +22,12 @@ _TOUCHES = re.compile(
 _INTO_TEMPORARY = re.compile(rb"\binto(?:\s|--[^\n\r]*+)++(?:(?:local|global)(?:\s|--[^\n\r]*+)++)?temp")
 _CHANGES = re.compile(rb"\b(?:set|reset|discard|create|prepare|execute|do|call|load)\b")
 _WRITES = re.compile(rb"[ \t\n\r\f\v]*(?:insert|update|delete|merge|with)\b")
-# What can be nothing but a statement that changes no table. ("Commit -- prepared" would be a fault.)
+# What can be nothing but a statement that changes no table. ("Commit -- prepared" would be a fault, and so would
+# "commit and chain", which leaves a transaction open.)
 _KEEPS_TABLES = re.compile(
-    rb"(?:(?:begin|rollback|set|show|end|savepoint|release|start|values|table|fetch|close|move|declare|prepare|"
+    rb"(?:(?:begin|rollback|set|show|savepoint|release|start|values|table|fetch|close|move|declare|prepare|"
     rb"deallocate|reset|discard|listen|unlisten|notify|lock|vacuum|analyze|checkpoint|abort)(?![a-z0-9_$\x80-\xff])|"
-    rb"(?:commit(?:\s++(?:work|transaction))?+)?+[\s;]*+\Z)"
+    rb"(?:(?:commit|end)(?:\s++(?:work|transaction))?+)?+[\s;]*+\Z)"
 )
 _NAME = rb'(?:"(?:[^"]|"")++"|[a-z_\x80-\xff][a-z0-9_$\x80-\xff]*+)'
 _TARGET = re.compile(

@@ -25,18 +25,16 @@ class Prepared:
     """By name; the unnamed statement's name is empty.
 
     ``interesting``: whether a Bind has to be looked at. ``unsent``: messages that the server has to get before the
-    unnamed statement is used; they have one reply. ``changing``: the statements of no other interest that change
-    tables, and the tags of these; noted with their Parse, since it does no harm if that fails.
+    unnamed statement is used; they have one reply.
     """
 
-    __slots__ = ("_known", "_pending", "changing", "interesting", "unsent")
+    __slots__ = ("_known", "_pending", "interesting", "unsent")
 
     def __init__(self) -> None:
         self._known: dict[bytes, PreparedStatement] = {}
         self._pending: list[tuple[int, bytes, PreparedStatement]] = []
         self.unsent = b""
         self.interesting = False
-        self.changing: dict[bytes, tuple[str, ...]] = {}
 
     def get(self, name: bytes) -> PreparedStatement | None:
         """The statement of interest called ``name``, if the server has confirmed it."""
@@ -58,11 +56,6 @@ class Prepared:
 
     def dropped(self, name: bytes | None) -> None:
         """A Close or DEALLOCATE of ``name`` (None: of all) is on its way, or what does the same."""
-        if self.changing:
-            if name is None:
-                self.changing.clear()
-            else:
-                self.changing.pop(name, None)
         if not self.interesting:
             return
         if not name:

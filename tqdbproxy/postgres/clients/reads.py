@@ -7,6 +7,7 @@ into. What is found by exact bytes is checked for nothing but its age, so it is 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from weakref import WeakValueDictionary
 
 from tqdbproxy.core.caching import Cache, Entry, Fetch, Found, Scope
 from tqdbproxy.core.metrics import CallerCounts
@@ -14,10 +15,10 @@ from tqdbproxy.core.statement import CacheKey, Identity
 from tqdbproxy.logs import logger
 from tqdbproxy.postgres.capture import Answer
 from tqdbproxy.postgres.clients.prepared import PreparedStatement
-from tqdbproxy.postgres.framing import HEADER_SIZE, end_of_frame
+from tqdbproxy.postgres.framing import HEADER_SIZE, end_of_frame, length_at
 from tqdbproxy.postgres.messages import close_statement
 from tqdbproxy.postgres.sql import normalized
-from tqdbproxy.postgres.unit import Unit
+from tqdbproxy.postgres.unit import STATEMENT, Unit
 
 log = logger(__name__)
 
@@ -33,7 +34,7 @@ MAX_TOLD = 1000
 class Hit:
     """A reply for whoever says the same bytes as ``unit``, until ``fresh_until``."""
 
-    __slots__ = ("counts", "entry", "fresh_until", "parse", "prepared", "reply")
+    __slots__ = ("counts", "entry", "fresh_until", "left", "parse", "prepared", "reply")
 
     def __init__(self, entry: Entry, unit: Unit, reply: bytes, fresh_until: float) -> None:
         self.entry = entry
@@ -41,10 +42,14 @@ class Hit:
         self.fresh_until = fresh_until
         self.counts: CallerCounts = unit.counts
         self.parse, self.prepared = kept_back(unit)
+        self.left = len(unit.raw) - length_at(unit.raw, 1)[0]
+        """By how much the unit is longer than its first frame says of itself."""
 
 
-Register = dict[Hashable, Hit]
-"""Hits by `name_of`, for the sessions of one identity."""
+class Register(dict[Hashable, Hit]):
+    """Hits by `name_of`, for the sessions of one identity; gone with the last of these, and of the hits."""
+
+    __slots__ = ("__weakref__",)
 
 
 class Reads:
@@ -64,12 +69,12 @@ class Reads:
         """Reads were asked for, so it has to be known what writes change."""
         self._begun = begun
         self._chance = chance
-        self._registers: dict[Identity, Register] = {}
+        self._registers: WeakValueDictionary[Identity, Register] = WeakValueDictionary()
         self._told: dict[str, float] = {}
 
     def register(self, identity: Identity) -> Register:
         """What is found by exact bytes."""
-        return self._registers.setdefault(identity, {})
+        return self._registers.setdefault(identity, Register())
 
     def look(self, unit: Unit, identity: Identity) -> Found | Fetch | None:
         """An answer, or the fetch to wait for; None: `lead` one."""
@@ -81,7 +86,7 @@ class Reads:
         if not self.active:
             self.active = True
             self._begun()
-        return self.cache.lead(_key(unit, identity), scope, unit.text.tags)
+        return self.cache.lead(_key(unit, identity), scope, unit.text.tags, len(unit.sql) + len(unit.tail))
 
     def reply(self, unit: Unit, entry: Entry) -> bytes:
         """The reply to ``unit``; found by its bytes the next time, if that is any use."""
@@ -145,10 +150,12 @@ def name_of(unit: Unit) -> Hashable | None:
     """What the next unit with the same bytes is found by; None: by nothing.
 
     The bytes of a Query or of a unit that begins with Parse say all. Those of a unit that begins with Bind don't: what
-    its statement is called is its session's own affair.
+    its statement is called is its session's own affair; one that is asked about by its name, too, is looked at.
     """
     if unit.simple or unit.parse:
         return unit.raw
+    if unit.describe == STATEMENT:
+        return None
     end = end_of_names(unit.raw)
     return (unit.text, unit.types, unit.raw[end:]) if end else None
 
@@ -164,4 +171,7 @@ def _ttl_s(unit: Unit) -> float:
 
 
 def _key(unit: Unit, identity: Identity) -> CacheKey:
-    return CacheKey(identity, (unit.sql, unit.types, unit.tail, unit.limit, unit.describe, unit.simple))
+    # The tags, too: who names others must not be given what is purged by these.
+    return CacheKey(
+        identity, (unit.sql, unit.types, unit.tail, unit.limit, unit.describe, unit.simple, unit.text.tags)
+    )

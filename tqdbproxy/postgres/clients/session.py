@@ -18,7 +18,7 @@ from tqdbproxy.postgres.clients.reads import CLOSE_UNNAMED, Comparison, Register
 from tqdbproxy.postgres.clients.steps import PASS_ON, Step
 from tqdbproxy.postgres.clients.underway import OPENING
 from tqdbproxy.postgres.clients.walk import INSPECTED, Walk
-from tqdbproxy.postgres.framing import HEADER_SIZE, end_of_frame
+from tqdbproxy.postgres.framing import HEADER_SIZE, end_of_frame, length_at
 from tqdbproxy.postgres.messages import BIND, FAILED_TRANSACTION, IDLE, PARSE, QUERY, TERMINATE
 from tqdbproxy.postgres.sql import PLAIN
 from tqdbproxy.postgres.unit import Unit
@@ -219,8 +219,10 @@ class Session(Walk):
             hit = self._register.get((statement.text, statement.types, data[end:])) if statement else None
         if hit is None or hit.fresh_until <= self._now() or self.sent != self.done or self.status != IDLE:
             return None
-        if not self.tracked or self.history.identity is not self._registered:
+        if not self.tracked or self.history.identity is not self._registered or self.view.asking:
             return None
+        if hit.left != len(data) - length_at(data, 1)[0]:
+            return None  # a Bind that lies about its length
         cache = self._reads.cache
         cache.touch(hit.entry)
         cache.counts.served_bytes += len(hit.reply)
@@ -281,6 +283,7 @@ class Session(Walk):
             if unit.parse:
                 self.view.forget(b"")
                 self.prepared.parsed(self.sent, b"", PreparedStatement(unit.text, unit.types))
+                self.changing.parsed(self.sent, b"", unit.text.purges)
             else:
                 repair = self._repair()
         self._note(unit.text, self.sent, alone=True)

@@ -12,6 +12,7 @@ from tqdbproxy.core.caching import EVERYTHING
 from tqdbproxy.core.metrics import CallerCounts
 from tqdbproxy.core.routing import Forward, Route, Rulebook, choose
 from tqdbproxy.core.writebatch.types import Company
+from tqdbproxy.postgres.clients.changing import Changing
 from tqdbproxy.postgres.clients.history import History
 from tqdbproxy.postgres.clients.local import LocalView
 from tqdbproxy.postgres.clients.prepared import Prepared
@@ -58,6 +59,7 @@ class UnderWay:
         self._reads = reads
         self._scope = reads.cache.scope(history.group, history.database)
         self.prepared = Prepared()
+        self.changing = Changing()
         self.view = LocalView()
         self.status = IDLE
         self.sent = 0
@@ -73,6 +75,8 @@ class UnderWay:
         self._timed: list[tuple[int, CallerCounts, float]] = []
         self._changes: dict[tuple[str, ...], int] = {}
         """What answers depend on that has been changed, and is to be purged when it is committed; by whom last."""
+        self._committing = 0
+        """The last unit that may have committed something although it leaves a transaction open."""
         self._shard = history.group
         self._forwarded = Status(history.group, "primary")
         self._from_memory = Status(history.group, "cache")
@@ -106,6 +110,8 @@ class UnderWay:
         self.done = number = self.done + 1
         if self.prepared.interesting:
             self.prepared.unit_done(number, failed)
+        if self.changing.plans:
+            self.changing.unit_done(number, failed)
         while self._effects and self._effects[0][0] <= number:
             text = self._effects.pop(0)[1]
             if not failed:
@@ -123,13 +129,15 @@ class UnderWay:
         self._retire()
 
     def _settle(self, number: int) -> None:
-        """Units up to this one are over: purge what they changed, unless it may still be rolled back."""
-        if self.status != IDLE:
+        """Units up to this one are over: purge what they changed, unless it may still be rolled back.
+
+        What units under way change, too: it may be the same as what one before them has changed.
+        """
+        if self.status != IDLE and number > self._committing:
             return
         for tags, last in tuple(self._changes.items()):
-            if last <= number or not self.tracked:
-                self._scope.purge(tags)
-            if last <= number:
+            self._scope.purge(tags)
+            if last <= number and self.status == IDLE:
                 del self._changes[tags]
 
     def server_lost(self) -> None:
@@ -148,6 +156,8 @@ class UnderWay:
         if len(self._changes) >= MAX_CHANGES and tags not in self._changes:
             self._changes.clear()
             tags = (EVERYTHING,)
+        if tags[0] == EVERYTHING:
+            self._committing = number
         self._changes[tags] = number
 
     def copy_began(self) -> None:
@@ -164,6 +174,8 @@ class UnderWay:
         self._previous = QUERY
         self._last = self._forwarded
         self.prepared.dropped(b"")
+        if self.changing.known:
+            self.changing.unnamed_gone()
 
     def _note(self, text: Text, number: int, *, alone: bool) -> None:
         """A text is on its way to the server: remember what it may change."""
@@ -171,6 +183,7 @@ class UnderWay:
             self._changed(text.purges, number)
         if text.deallocates is not None:
             self.prepared.dropped(text.deallocates or None)
+            self.changing.closed(number, text.deallocates or None)
             if not text.deallocates:
                 self._forget()
         if text.effect.change is not Change.NONE:

@@ -7,6 +7,7 @@ be complete, and stops only before a unit that must be answered by the proxy its
 
 from __future__ import annotations
 
+from tqdbproxy.core.caching import EVERYTHING
 from tqdbproxy.core.statement import Kind
 from tqdbproxy.postgres.clients.prepared import PreparedStatement
 from tqdbproxy.postgres.clients.steps import Step
@@ -51,6 +52,8 @@ class Walk(UnderWay):
 
     _bound_hinted = False
     """The statement that was bound last has hints: its execution is counted."""
+    _executing = 0
+    """The unit to which the last Execute belongs."""
 
     def _walk(self, data: bytes) -> Step | None:
         """The forward lane: one walk over the headers."""
@@ -76,7 +79,7 @@ class Walk(UnderWay):
                 elif length <= INSPECTED:
                     break
                 else:
-                    self._unread(kind)
+                    self._unread(kind, data[at : at + INSPECTED])
             if kind not in NEUTRAL:
                 previous = kind
             at = end
@@ -99,7 +102,7 @@ class Walk(UnderWay):
     def _actions(self) -> bytes:
         if self.prepared.interesting or self.view.known:
             return ACTIONS_INTERESTING
-        if self.prepared.changing:
+        if self.changing.known:
             return ACTIONS_INTERESTING if self._reads.active else ACTIONS_CLOSING
         return ACTIONS
 
@@ -119,12 +122,16 @@ class Walk(UnderWay):
             elif kind == BIND:
                 self._look_at_bind(Bind.parse(data, at, end))
             elif kind == CLOSE and data[at + HEADER_SIZE : end][:1] == b"S":
-                self.prepared.dropped(text_at(data, at + HEADER_SIZE + 1, end)[0])
+                self._look_at_close(text_at(data, at + HEADER_SIZE + 1, end)[0])
         except FramingError:
             return  # malformed inside: the server has the words for it
 
     def _executed(self) -> None:
         """An Execute goes by; if it was bound to a statement with hints, it is counted already."""
+        if self._changes:
+            if self._executing == self.sent + 1:  # a COMMIT, perhaps, and then a BEGIN
+                self._committing = self._executing
+            self._executing = self.sent + 1
         if self._bound_hinted:
             self._bound_hinted = False
         else:
@@ -146,15 +153,17 @@ class Walk(UnderWay):
         self.view.forget(parse.name)
         statement = PreparedStatement(text, parse.types) if not text.stays else None
         self.prepared.parsed(self.sent + 1, parse.name, statement)
-        if text.purges and statement is None:
-            self.prepared.changing[parse.name] = text.purges
+        self.changing.parsed(self.sent + 1, parse.name, text.purges)
+
+    def _look_at_close(self, name: bytes) -> None:
+        self.prepared.dropped(name)
+        self.changing.closed(self.sent + 1, name)
 
     def _look_at_bind(self, bind: Bind) -> None:
         """In a unit that can't be batched, since it came here."""
-        changing = self.prepared.changing.get(bind.statement)
-        if changing is not None:
-            self._changed(changing, self.sent + 1)
-            return
+        changed = self.changing.tags(bind.statement)
+        if changed:
+            self._changed(changed, self.sent + 1)
         statement = self.prepared.bound(bind.statement)
         if statement is None:
             return
@@ -166,10 +175,13 @@ class Walk(UnderWay):
             self._bound_hinted = True
         self._note(text, self.sent + 1, alone=False)
 
-    def _unread(self, kind: int) -> None:
-        """A message too long to be looked at goes by."""
+    def _unread(self, kind: int, data: bytes) -> None:
+        """A message too long to be looked at goes by; ``data`` is what there is of it."""
         if kind == QUERY:
             self._query_sent()
+        if kind == PARSE:
+            self.changing.parsed(self.sent + 1, data[HEADER_SIZE:].partition(b"\0")[0], (EVERYTHING,))
+        self._changed((EVERYTHING,), self.sent + (kind != QUERY))
         if kind in (QUERY, PARSE):
             self.history.known = False
             self.prepared.dropped(None)

@@ -356,6 +356,9 @@ class ServerConnection(TwistedProtocol):
     def capture(self, capture: Capture) -> None:
         """Keep the answer to the unit that is sent next, nothing being outstanding, while it goes to the client."""
         self.end_capture()
+        if self._skip:  # half a NotificationResponse, say: its rest could be taken for an answer
+            capture.lose()
+            return
         self._capture = capture
         self._through = self._to_client
         self._to_client = self._captured

@@ -1,7 +1,7 @@
 """Logs in to a server as ``probe`` in the configuration says, and looks whether it takes writes.
 
-Blocking: it is called in a thread. The law of this module: the only one of the daemon that is a client of its own; it
-says nothing after the login to a server of version 14 or later, which reports by itself what is wanted here.
+Blocking: it is called in a thread. With `channel`, it is all in the daemon that is a client of its own. The law of this
+module: it says nothing after the login to a server of version 14 or later, which reports by itself what is wanted here.
 """
 
 from __future__ import annotations
