@@ -67,17 +67,30 @@ def test_what_the_server_reports_counts(sessions: Sessions) -> None:
         (["SET a.b = 1"], ["set A.B to 1"]),
         (["SET a.b = 1", "SET c.d = 2"], ["SET c.d = 2", "SET a.b = 1"]),
         (["SET a.b = 1", "SET a.b = 2"], ["SET a.b = 2"]),
-        (["SET a.b = 1", "RESET a.b"], []),
-        (["SET a.b = 1", "SET a.b TO DEFAULT"], []),
-        (["SET a.b = 1", "SET c.d = 2", "RESET ALL"], []),
-        (["SET a.b = 1", "DISCARD ALL"], []),
-        (["SELECT set_config('a.b', 'c', false)", "DISCARD ALL"], []),
+        (["SET a = 1", "RESET a"], []),
+        (["SET a = 1", "SET a TO DEFAULT"], []),
+        (["SET a = 1", "SET c = 2", "RESET ALL"], []),
+        (["SET a = 1", "DISCARD ALL"], []),
+        (["SELECT set_config('a', 'c', false)", "DISCARD ALL"], []),
+        (["SET a.b = 1", "RESET a.b"], ["SET a.b = 2", "SET a.b TO DEFAULT"]),
+        (["SET a.b = 1", "RESET ALL"], ["SET LOCAL a.b = 2"]),
+        (["SET a.b = 1", "DISCARD ALL"], ["SELECT set_config('a.b', 'c', true)"]),
+        (["BEGIN; SET LOCAL a.b = 1; COMMIT"], ["RESET a.b"]),
         (["SET application_name = x"], []),
         (["SELECT 1", "LISTEN x"], []),
     ],
 )
 def test_the_same_sets_make_alike(sessions: Sessions, one: list[str], other: list[str]) -> None:
     assert sessions.says(sessions.new(), *one).identity is sessions.says(sessions.new(), *other).identity is not None
+
+
+@pytest.mark.parametrize("says", [["SET a.b = 1", "RESET ALL"], ["SET a.b = 1", "RESET a.b"], ["SET LOCAL a.b = 1"]])
+def test_a_setting_of_the_users_own_stays(sessions: Sessions, says: list[str]) -> None:
+    """Empty, where it wasn't there: ``current_setting('a.b', true)`` isn't NULL any more."""
+    history = sessions.says(sessions.new(), *says)
+    assert history.identity not in (None, sessions.new().identity)
+    other = sessions.says(sessions.new(), "SET c.d = 1", "RESET ALL")
+    assert history.identity is not other.identity
 
 
 @pytest.mark.parametrize("text", ["SET a.b = 1", "SET a.b = 2"])
@@ -90,11 +103,11 @@ def test_a_set_counts_when_it_has_succeeded(sessions: Sessions) -> None:
     assert sessions.says(sessions.new(), "SET a.b = 1", fails=True).identity is sessions.new().identity
 
 
-@pytest.mark.parametrize("text", ["SET a.b = 1", "RESET a.b", "RESET ALL"])
+@pytest.mark.parametrize("text", ["SET a = 1", "RESET a", "RESET ALL"])
 def test_in_a_transaction_or_a_pipeline_it_can_not_be_known(sessions: Sessions, text: str) -> None:
     history = sessions.says(sessions.new(), text, idle=False)
     assert history.identity is None
-    assert sessions.says(history, "RESET a.b").identity is None
+    assert sessions.says(history, "RESET a").identity is None
     assert sessions.says(history, "RESET ALL").identity is sessions.new().identity
 
 

@@ -305,6 +305,12 @@ class ProxyService(Service):
             ("replica",),
         )
         show_cache(self._metrics, self._cache)
+        self._metrics.gauge(
+            "tqdbproxy_cache_listening",
+            "Whether purges that are notified for a group are heard (group all: for every group)",
+            lambda: {(group or "all",): float(not why) for group, why in self._purges.problems().items()},
+            ("group",),
+        )
 
     # What operators see
 

@@ -14,6 +14,7 @@ from tqdbproxy.postgres.messages import (
     CLOSE_COMPLETE,
     COMMAND_COMPLETE,
     DATA_ROW,
+    ERROR_RESPONSE,
     IDLE,
     NO_DATA,
     PARAMETER_DESCRIPTION,
@@ -96,6 +97,8 @@ class Capture:
                 self._finish(raw[end - 1])
             elif kind in _PARTS:
                 self._note(_PARTS[kind], end)
+            elif kind == ERROR_RESPONSE and _ends_session(raw[self._at : end]):
+                self.lose()
             elif kind != CLOSE_COMPLETE:
                 self.fail()
             self._at = end
@@ -130,3 +133,8 @@ class Capture:
             self.over = True
             self._raw = bytearray()
             tell()  # type: ignore[operator]
+
+
+def _ends_session(error: bytearray) -> bool:
+    """Whether the server ends the session with this error, which then says nothing about the statement."""
+    return b"\0VFATAL\0" in error or b"\0VPANIC\0" in error

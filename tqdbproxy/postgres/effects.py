@@ -32,6 +32,7 @@ class Change(Enum):
     RESET = "reset"
     RESET_ALL = "reset_all"
     DISCARD_ALL = "discard_all"
+    TOUCH = "touch"
     UNKNOWN = "unknown"
 
 
@@ -39,6 +40,8 @@ class Change(Enum):
 class Effect:
     """A change; for SET and RESET the setting's name in lower case, for SET its value in a canonical spelling.
 
+    TOUCH: a setting of the user's own (``app.tenant``) was set for a transaction; from then on it is empty, where it
+    wasn't there before. ``name`` has all that were, with blanks between them.
     Two SETs with equal name and value do the same; values that mean the same may differ (``1`` and ``'1'``).
     """
 
@@ -64,6 +67,8 @@ def effect(statements: list[Node], encoding: str) -> Effect:
     if len(effects) == 1:
         return effects[0]
     lasting = [one for one in effects if one is not NONE]
+    if lasting and all(one.change is Change.TOUCH for one in lasting):
+        return _touch(*(one.name for one in lasting))
     if lasting == [RESET_ALL] and not any("TransactionStmt" in one for one in statements[_rollbacks(statements) :]):
         return RESET_ALL
     return UNKNOWN if lasting else NONE
@@ -108,7 +113,23 @@ def _effect(statement: Node, encoding: str) -> Effect:
         return Effect(Change.DISCARD_ALL) if node.get("target") == "DISCARD_ALL" else NONE
     if kind == "SelectStmt" and (said := _said_by_function(node)) is not None:
         return _set(*said, encoding)
-    return UNKNOWN if any(_is_lasting(inner) for inner in nodes(statement)) else NONE
+    every = list(nodes(statement))
+    if any(_is_lasting(inner) for inner in every):
+        return UNKNOWN
+    return _touch(*(name for inner in every for name in _set_for_transaction(inner, encoding)))
+
+
+def _touch(*names: bytes) -> Effect:
+    return Effect(Change.TOUCH, b" ".join(sorted({*names}))) if names else NONE
+
+
+def _set_for_transaction(node: Node, encoding: str) -> Iterator[bytes]:
+    """Names of a user's own settings; ``?`` for one that can't be known."""
+    if strings(node.get("funcname"))[-1:] == ["set_config"]:
+        constant = node.get("args", [{}])[0].get("A_Const", {})
+        name = str(constant.get("sval", {}).get("sval", "")).lower() if "sval" in constant else "?."
+        if "." in name:
+            yield name.encode(encoding)
 
 
 def _is_lasting(node: Node) -> bool:
@@ -146,9 +167,9 @@ def _said_by_function(select: Node) -> tuple[str, str] | None:
 
 
 def _setting(node: Node, encoding: str) -> Effect:
-    if node.get("is_local"):
-        return NONE
     kind, name, args = node.get("kind"), node.get("name", "").lower(), node.get("args", [])
+    if node.get("is_local"):
+        return _touch(name.encode(encoding)) if "." in name else NONE
     if kind == "VAR_SET_MULTI":
         # "session characteristics" is another spelling of default_transaction_...; the others end with the transaction.
         if name != "session characteristics":

@@ -15,6 +15,8 @@ from tqdbproxy.postgres.sql import Change, Effect
 
 UNCOUNTED = frozenset({b"application_name"})
 """Settings that no write depends on."""
+EMPTY = b""
+"""The value of a setting of the user's own (``app.tenant``) that was set once, and isn't any more."""
 
 
 class Identities:
@@ -92,11 +94,20 @@ class History:
         """
         if effect.change is Change.UNKNOWN:
             self.known = False
+        elif effect.change is Change.TOUCH:
+            self._touch(effect.name)
         elif alone_and_idle:
             return True
         elif effect.change in (Change.SET, Change.RESET, Change.RESET_ALL):
             self.settings_known = False
+            self._touch(effect.name)
         return False
+
+    def _touch(self, name: bytes) -> None:
+        """A setting of the user's own that was there once stays, if only with an empty value."""
+        if b"." in name and name not in self._set:
+            self._set[name] = EMPTY
+            self._identity = None
 
     def took(self, effect: Effect) -> None:
         """A statement with ``effect`` that was alone in its unit succeeded."""
@@ -105,9 +116,13 @@ class History:
             self._set[effect.name] = effect.value
         elif effect.change is Change.RESET:
             self._set.pop(effect.name, None)
+            self._touch(effect.name)
         elif effect.change is Change.RESET_ALL:
-            self._set.clear()
+            self._reset_all()
             self.settings_known = True
         elif effect.change is Change.DISCARD_ALL:
-            self._set.clear()
+            self._reset_all()
             self.known = self.settings_known = True
+
+    def _reset_all(self) -> None:
+        self._set = {name: EMPTY for name in self._set if b"." in name}

@@ -19,11 +19,14 @@ from tqdbproxy.postgres.clients.prepared import Prepared
 from tqdbproxy.postgres.clients.reads import Reads
 from tqdbproxy.postgres.clients.status import Status
 from tqdbproxy.postgres.clients.tally import Tally
-from tqdbproxy.postgres.messages import BIND, CLOSE, DESCRIBE, EXECUTE, IDLE, PARSE, QUERY, SYNC, TERMINATE
+from tqdbproxy.postgres.messages import BIND, CLOSE, DESCRIBE, EXECUTE, FAILED_TRANSACTION, IDLE, PARSE, QUERY, SYNC, TERMINATE
 from tqdbproxy.postgres.sql import Change, Text, Texts
 
 OPENING = frozenset({PARSE, BIND, DESCRIBE, EXECUTE, CLOSE})
 """After one of these a Sync is still to come."""
+
+REFUSED = frozenset({Change.SET, Change.RESET, Change.RESET_ALL, Change.TOUCH})
+"""What statements do that a server refuses in a transaction that has failed."""
 
 MAX_CHANGES = 1000
 """Different things that one transaction may change; if it changes more, all that was read from its database goes."""
@@ -186,10 +189,14 @@ class UnderWay:
             self.changing.closed(number, text.deallocates or None)
             if not text.deallocates:
                 self._forget()
-        if text.effect.change is not Change.NONE:
+        if text.effect.change is not Change.NONE and not (text.effect.change in REFUSED and self._refuses(number)):
             idle = alone and number == self.done + 1 and self.status == IDLE and self.tracked
             if self.history.sent(text.effect, alone_and_idle=idle):
                 self._effects.append((number, text))
+
+    def _refuses(self, number: int) -> bool:
+        """Whether the server refuses the unit with this number, since a transaction has failed."""
+        return number == self.done + 1 and self.status == FAILED_TRANSACTION and self.tracked
 
     def _choose(self, text: Text, size: int, *, alone: bool) -> Route:
         return choose(

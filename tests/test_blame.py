@@ -1,0 +1,51 @@
+"""Whose row it probably was, from the detail of an error."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.test_merging import unit
+from tqdbproxy.postgres.servers.blame import ALIKE, culprit, texts
+
+BINARY = (1, 0)
+ROWS = [unit(b"1", b"x"), unit(b"2", b"y"), unit(b"30", None)]
+NUMBERS = [unit(struct.pack("!i", n), b"x", formats=BINARY) for n in (1, -2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("detail", "found"),
+    [
+        ("Key (k)=(2) already exists.", 1),
+        ("Schlüssel »(k)=(30)« existiert bereits.", 2),
+        ('Key (k)=(1) is not present in table "other".', 0),
+        ("Key (k, v)=(2, y) already exists.", 1),
+        ("Failing row contains (30, null).", 2),
+        ("Failing row contains (1, x, 2020-01-01).", 0),
+        ("Key (k)=(3) already exists.", None),
+        ("nothing to be seen here", None),
+        ("", None),
+    ],
+)
+def test_of_text_parameters(detail: str, found: int | None) -> None:
+    assert culprit(ROWS, detail) == found
+
+
+def test_of_integers_in_binary_format() -> None:
+    assert culprit(NUMBERS, "Key (k)=(-2) already exists.") == 1
+
+
+@pytest.mark.parametrize(("alike", "found"), [(ALIKE, 0), (ALIKE + 1, None)])
+def test_of_rows_that_look_alike(alike: int, found: int | None) -> None:
+    assert culprit([unit(b"7", b"x")] * alike + ROWS, "Key (k)=(7) already exists.") == found
+
+
+@given(
+    st.lists(st.one_of(st.none(), st.binary(max_size=9)), min_size=2, max_size=2),
+    st.sampled_from([(), (0,), (1,), BINARY]),
+)
+def test_any_parameters_can_be_shown(values: list[bytes | None], formats: tuple[int, ...]) -> None:
+    assert len(texts(unit(*values, formats=formats).tail)) <= sum(value is not None for value in values)
