@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tqdbproxy.postgres.sql import Change, Effect, Text, Texts
+from tqdbproxy.postgres.sql import Change, Effect, Purging, Text, Texts
 
 
 def look(text: str | bytes) -> Text:
@@ -156,3 +156,12 @@ def test_what_a_text_does_to_its_session(text: str | bytes, effect: Effect) -> N
 )
 def test_what_is_deallocated(text: str, name: bytes | None) -> None:
     assert look(text).deallocates == name
+
+
+@pytest.mark.parametrize("purging", Purging)
+@pytest.mark.parametrize("hint", ["", "/* ttl:5 */ ", "/* batch:5 */ "])
+def test_the_same_however_closely_a_text_is_looked_at(purging: Purging, hint: str) -> None:
+    texts = Texts(purging=purging)
+    for name, effect in (("work_mem", NONE), ("a.b", Effect(Change.TOUCH, b"a.b")), ("c.d", Effect(Change.TOUCH, b"c.d"))):
+        said = f"{hint}SELECT set_config('{name}', 'c', true)".encode()
+        assert (texts.look(said).effect, texts.look_parsed(said).effect) == (effect, effect)

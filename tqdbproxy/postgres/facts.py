@@ -24,6 +24,8 @@ _KINDS = {
 _UNSAFE_RELATIONS = frozenset(("pg_settings", "pg_cursors", "pg_prepared_statements"))
 # What makes a SELECT more than one.
 _NOT_PLAIN = frozenset(("InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt", "intoClause", "lockingClause"))
+# Functions of whose first argument it matters which it is.
+_BY_LITERAL = (["current_setting"], ["set_config"])
 _BEGINS = frozenset(("TRANS_STMT_BEGIN", "TRANS_STMT_START"))
 
 
@@ -31,7 +33,7 @@ _BEGINS = frozenset(("TRANS_STMT_BEGIN", "TRANS_STMT_START"))
 class Facts:
     """What is known of a text from its tree.
 
-    ``begins``: where its first BEGIN stands, in the parser's UTF-8. ``by_literal``: a literal decided about ``safe``.
+    ``begins``: where its first BEGIN stands, in the parser's UTF-8. ``by_literal``: a literal decided about ``safe`` or the effect.
     ``unread``: why the answer to a single statement may not be kept; ``tags``: what it depends on if it may.
     ``purges``: the tags of what it changes.
     """
@@ -69,7 +71,7 @@ def judge(tree: list[Node], encoding: str) -> Facts:
         returning=kind.is_write and "returningList" in single[next(iter(single))],
         effect=effect(statements, encoding),
         deallocates=_deallocates(statements, encoding),
-        by_literal=any(strings(node.get("funcname"))[-1:] == ["current_setting"] for node in every),
+        by_literal=any(strings(node.get("funcname"))[-1:] in _BY_LITERAL for node in every),
         unread=unread,
         tags=read_by(single) if unread is None else (),
         purges=changed_by(statements),

@@ -100,7 +100,8 @@ class History:
             return True
         elif effect.change in (Change.SET, Change.RESET, Change.RESET_ALL):
             self.settings_known = False
-            self._touch(effect.name)
+            if effect.change is Change.SET:
+                self._touch(effect.name)
         return False
 
     def _touch(self, name: bytes) -> None:
