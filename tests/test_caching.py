@@ -288,7 +288,7 @@ def test_like_a_plain_model(seed: int) -> None:
     rig = Rig(max_bytes=6 * ENTRY_OVERHEAD, max_entry_bytes=3 * ENTRY_OVERHEAD)
     model: OrderedDict[str, tuple[str, float, int, frozenset[str]]] = OrderedDict()
     fetches: list[tuple[Fetch, str, float, frozenset[str], list[Waiter]]] = []
-    poisoned: set[int] = set()
+    poisoned: set[Fetch] = set()
     version = 0
 
     def shrink() -> None:
@@ -302,7 +302,7 @@ def test_like_a_plain_model(seed: int) -> None:
         what = chance.choice(["ask", "ask", "ask", "ask", "end", "end", "purge"])
         if what == "ask":
             ttl = chance.choice([2.0, TTL])
-            under_way = [f for f in fetches if f[1] == name and id(f[0]) not in poisoned]
+            under_way = [f for f in fetches if f[1] == name and f[0] not in poisoned]
             answer, began, _, _ = model.get(name, ("", -100.0, 0, frozenset()))
             stale = now - began >= ttl
             expected = answer if not stale else f"{answer} stale" if now - began < 2 * ttl and under_way else ""
@@ -327,7 +327,7 @@ def test_like_a_plain_model(seed: int) -> None:
                 fetch.answered(str(version), size)
                 kept = size + ENTRY_OVERHEAD <= 3 * ENTRY_OVERHEAD
                 told: Any = str(version) if kept else False
-                if kept and id(fetch) not in poisoned:
+                if kept and fetch not in poisoned:
                     model.pop(name, None)
                     model[name] = (str(version), began, size + ENTRY_OVERHEAD, tags)
                     shrink()
@@ -340,10 +340,10 @@ def test_like_a_plain_model(seed: int) -> None:
             rig.scope.purge((tag,))
             for gone in [n for n, entry in model.items() if tag == "*" or tag in entry[3]]:
                 del model[gone]
-            poisoned |= {id(f[0]) for f in fetches if tag == "*" or tag in f[3]}
+            poisoned |= {f[0] for f in fetches if tag == "*" or tag in f[3]}
         assert list(map(str, (e.answer for e in rig.cache._order))) == [entry[0] for entry in model.values()]
         assert rig.cache.bytes == sum(entry[2] for entry in model.values())
-        assert rig.cache.fetching == len([f for f in fetches if id(f[0]) not in poisoned])
+        assert rig.cache.fetching == len([f for f in fetches if f[0] not in poisoned])
     for fetch, *_ in fetches:
         fetch.lost()
     rig.scope.purge(("*",))

@@ -19,7 +19,9 @@ fails_at = st.one_of(st.none(), st.integers(0, 5))
 
 
 @given(st.lists(st.tuples(units, fails_at, st.integers(0, 3)), max_size=12))
-def test_a_bind_purges_what_it_changes(session: list[tuple[list[tuple[str, bytes | None, tuple[str, ...]]], int | None, int]]) -> None:
+def test_a_bind_purges_what_it_changes(
+    session: list[tuple[list[tuple[str, bytes | None, tuple[str, ...]]], int | None, int]],
+) -> None:
     """The model is a server: what comes after an error is skipped, and what came before it stays."""
     changing = Changing()
     there: dict[bytes, tuple[str, ...]] = {}

@@ -162,6 +162,10 @@ def test_what_is_deallocated(text: str, name: bytes | None) -> None:
 @pytest.mark.parametrize("hint", ["", "/* ttl:5 */ ", "/* batch:5 */ "])
 def test_the_same_however_closely_a_text_is_looked_at(purging: Purging, hint: str) -> None:
     texts = Texts(purging=purging)
-    for name, effect in (("work_mem", NONE), ("a.b", Effect(Change.TOUCH, b"a.b")), ("c.d", Effect(Change.TOUCH, b"c.d"))):
+    for name, effect in (
+        ("work_mem", NONE),
+        ("a.b", Effect(Change.TOUCH, b"a.b")),
+        ("c.d", Effect(Change.TOUCH, b"c.d")),
+    ):
         said = f"{hint}SELECT set_config('{name}', 'c', true)".encode()
         assert (texts.look(said).effect, texts.look_parsed(said).effect) == (effect, effect)

@@ -12,6 +12,7 @@ from tests.shards import NOT_NOW, ShardedWorld, login, settled
 from tqdbproxy.addresses import TcpAddress
 from tqdbproxy.core.overview import ServerView
 from tqdbproxy.errors import ServerUnreachable
+from tqdbproxy.postgres.clients.replies import NO_SERVER
 from tqdbproxy.postgres.servers.connection import ServerConnection
 from tqdbproxy.postgres.servers.groups import GroupPlan
 from tqdbproxy.postgres.servers.ping import Ping
@@ -187,7 +188,7 @@ def test_nobody_is_there() -> None:
     world = pair()
     world.machines["a"].greeting = world.machines["b"].greeting = None
     told = "a:5432: Connection refused; b:5432: Connection refused"
-    assert refused(world.enters().hears()) == ("08001", told)
+    assert refused(world.enters().hears()) == ("08001", f"{NO_SERVER}: {told}")
     # To be refused takes no time, so they are tried again: they are there as soon as they are.
     world.machines["a"].greeting = login()
     assert world.enters().hears() == login()
@@ -202,8 +203,8 @@ def test_servers_out_of_reach_share_the_timeout_and_cost_it_once() -> None:
     assert first.hears() == b""
     world.pass_time(0.5)
     told = "a:5432: no answer within 1.5 s; b:5432: no answer within 1.5 s"
-    assert refused(first.hears()) == ("08001", told)
-    assert refused(world.enters().hears()) == ("08001", told)
+    assert refused(first.hears()) == ("08001", f"{NO_SERVER}: {told}")
+    assert refused(world.enters().hears()) == ("08001", f"{NO_SERVER}: {told}")
     assert {name: len(machine.dialled) for name, machine in world.machines.items()} == {"a": 1, "b": 1}
 
 
@@ -261,7 +262,7 @@ def test_a_server_that_keeps_silent_fails_new_sessions_at_once() -> None:
     world.pass_time(3)
     assert waiting.hears() == b""  # it was let in by the kernel, and waits as it would directly
     dialled = len(world.machines["a"].dialled)
-    assert refused(world.enters().hears()) == ("08001", "a:5432: no answer within 3 s")
+    assert refused(world.enters().hears()) == ("08001", f"{NO_SERVER}: a:5432: no answer within 3 s")
     assert len(world.machines["a"].dialled) == dialled
     world.machines["a"].greeting = login()
     # As long as sessions are refused, one question follows the other.

@@ -42,7 +42,8 @@ def test_a_server_that_can_not_be_reached() -> None:
     world.unreachable = ServerUnreachable("192.0.2.2:5432: no answer within 10 s")
     client = world.accept()
     reply = client.says(m.startup(user="u"))
-    assert (m.error_of(reply)["C"], m.error_of(reply)["M"]) == ("08001", "192.0.2.2:5432: no answer within 10 s")
+    told = "the proxy can't connect to a server: 192.0.2.2:5432: no answer within 10 s"
+    assert (m.error_of(reply)["C"], m.error_of(reply)["M"]) == ("08001", told)
     assert client.transport.lost
 
 

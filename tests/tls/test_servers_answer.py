@@ -19,6 +19,7 @@ from tests.tls.clients import ALPN, TlsWire, client_context, said_at_start
 from tests.tls.conftest import StartTls
 from tests.tls.servers import SSL_REQUEST_SIZE, TRUSTING, UNASKED, PretendedServer, Script, trusting
 from tqdbproxy.embedded import EmbeddedServer
+from tqdbproxy.postgres.clients.replies import NO_SERVER
 
 
 def answering(*pieces: bytes) -> Script:
@@ -84,7 +85,8 @@ def test_answers_that_are_none(start_tls: StartTls) -> None:
         for name, (script, _told) in REFUSALS.items():
             server.script = script
             seen[name] = refusal(proxy.port)
-        assert seen == {name: ("08001", f"{server.address}: {told}") for name, (_, told) in REFUSALS.items()}
+        begins = f"{NO_SERVER}: {server.address}"
+        assert seen == {name: ("08001", f"{begins}: {told}") for name, (_, told) in REFUSALS.items()}
         wait_for(lambda: scrape(proxy).total("server_connections") == 0)
     assert "Traceback" not in proxy.log
     assert proxy.log.count("#warn]") == len(REFUSALS)
@@ -93,7 +95,7 @@ def test_answers_that_are_none(start_tls: StartTls) -> None:
 def test_a_server_that_is_not_there(start_tls: StartTls) -> None:
     (port,) = free_ports(1)
     proxy = start_tls(f"{HOST}:{port}", "off", "require")
-    assert refusal(proxy.port) == ("08001", f"{HOST}:{port}: Connection refused")
+    assert refusal(proxy.port) == ("08001", f"{NO_SERVER}: {HOST}:{port}: Connection refused")
     assert "Traceback" not in proxy.log
 
 
@@ -102,7 +104,7 @@ def test_a_server_without_tls(postgres: EmbeddedServer, start_tls: StartTls) -> 
     with psycopg.connect(start_tls(where, "allow", "prefer").dsn(sslmode="require")) as connection:
         assert connection.execute("SELECT 7").fetchone() == (7,)
     told = f"{where}: the server does not speak TLS, but sslmode requires it"
-    assert refusal(start_tls(where, "allow", "require").port) == ("08001", told)
+    assert refusal(start_tls(where, "allow", "require").port) == ("08001", f"{NO_SERVER}: {told}")
 
 
 def test_the_server_is_offered_postgresqls_alpn(start_tls: StartTls, certificate: Certificate) -> None:

@@ -33,9 +33,9 @@ _BEGINS = frozenset(("TRANS_STMT_BEGIN", "TRANS_STMT_START"))
 class Facts:
     """What is known of a text from its tree.
 
-    ``begins``: where its first BEGIN stands, in the parser's UTF-8. ``by_literal``: a literal decided about ``safe`` or the effect.
-    ``unread``: why the answer to a single statement may not be kept; ``tags``: what it depends on if it may.
-    ``purges``: the tags of what it changes.
+    ``begins``: where its first BEGIN stands, in the parser's UTF-8. ``by_literal``: a literal decided about ``safe`` or
+    about the effect. ``unread``: why the answer to a single statement may not be kept; ``tags``: what it depends on if
+    it may. ``purges``: the tags of what it changes.
     """
 
     kind: Kind

@@ -172,6 +172,4 @@ def _ttl_s(unit: Unit) -> float:
 
 def _key(unit: Unit, identity: Identity) -> CacheKey:
     # The tags, too: who names others must not be given what is purged by these.
-    return CacheKey(
-        identity, (unit.sql, unit.types, unit.tail, unit.limit, unit.describe, unit.simple, unit.text.tags)
-    )
+    return CacheKey(identity, (unit.sql, unit.types, unit.tail, unit.limit, unit.describe, unit.simple, unit.text.tags))

@@ -31,6 +31,7 @@ SQLSTATES: dict[type[errors.ProxyError], str] = {
     errors.ShuttingDown: "57P03",
 }
 INTERNAL_ERROR = "XX000"
+NO_SERVER = "the proxy can't connect to a server"
 
 RESULTS: dict[type, errors.ProxyError] = {
     Unknown: errors.OutcomeUnknown(),
@@ -61,4 +62,7 @@ def failure(result: Unknown | Expired | Withdrawn) -> bytes:
 
 
 def _response(severity: str, error: errors.ProxyError) -> bytes:
-    return error_response(severity, sqlstate(error), errors.message_of(error), hint=errors.hint_of(error))
+    text = errors.message_of(error)
+    if isinstance(error, errors.ServerUnreachable):
+        text = f"{NO_SERVER}: {text}"  # or "Connection refused" would seem to be the proxy's own
+    return error_response(severity, sqlstate(error), text, hint=errors.hint_of(error))

@@ -19,7 +19,18 @@ from tqdbproxy.postgres.clients.prepared import Prepared
 from tqdbproxy.postgres.clients.reads import Reads
 from tqdbproxy.postgres.clients.status import Status
 from tqdbproxy.postgres.clients.tally import Tally
-from tqdbproxy.postgres.messages import BIND, CLOSE, DESCRIBE, EXECUTE, FAILED_TRANSACTION, IDLE, PARSE, QUERY, SYNC, TERMINATE
+from tqdbproxy.postgres.messages import (
+    BIND,
+    CLOSE,
+    DESCRIBE,
+    EXECUTE,
+    FAILED_TRANSACTION,
+    IDLE,
+    PARSE,
+    QUERY,
+    SYNC,
+    TERMINATE,
+)
 from tqdbproxy.postgres.sql import Change, Text, Texts
 
 OPENING = frozenset({PARSE, BIND, DESCRIBE, EXECUTE, CLOSE})
