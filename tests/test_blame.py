@@ -8,8 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests import builders as m
 from tests.test_merging import unit
+from tqdbproxy.core.writebatch.types import Failed
+from tqdbproxy.postgres.mergeable import mergeable
+from tqdbproxy.postgres.servers.batches import MergedExchange
 from tqdbproxy.postgres.servers.blame import ALIKE, culprit, texts
+from tqdbproxy.postgres.servers.statements import Statements
+from tqdbproxy.postgres.sql import parse
 
 BINARY = (1, 0)
 ROWS = [unit(b"1", b"x"), unit(b"2", b"y"), unit(b"30", None)]
@@ -49,3 +55,18 @@ def test_of_rows_that_look_alike(alike: int, found: int | None) -> None:
 )
 def test_any_parameters_can_be_shown(values: list[bytes | None], formats: tuple[int, ...]) -> None:
     assert len(texts(unit(*values, formats=formats).tail)) <= sum(value is not None for value in values)
+
+
+@pytest.mark.parametrize(
+    ("code", "answered", "index"),
+    [("23505", 0, 0), ("23505", 2, None), ("40P01", 0, None), ("22003", 0, None)],
+    ids=["constraint", "at the commit", "deadlock", "not a constraint"],
+)
+def test_a_merged_insert_that_fails(code: str, answered: int, index: int | None) -> None:
+    """Three rows are two pieces and a guard."""
+    found = mergeable(ROWS[0].sql, parse)
+    assert found is not None
+    exchange = MergedExchange(ROWS, Statements(), found)
+    done = [m.BIND_COMPLETE + m.complete("INSERT 0 1")] * answered
+    said = m.PARSE_COMPLETE * 3 + b"".join(done) + m.error(code, D="Key (k)=(1) already exists.") + m.ready()
+    assert exchange.receive(said) == Failed(index)

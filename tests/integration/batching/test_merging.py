@@ -264,7 +264,9 @@ def test_a_table_that_is_another_one(plain: Place, crowds: MakeCrowd) -> None:
     assert plain.rows("SELECT count(*) FROM old") == ((b"16",),)
 
 
-@pytest.mark.xfail(reason="what the server has told the client of its statement's parameters is not known to the proxy")
+@pytest.mark.xfail(
+    reason="what the server has told the client of its statement's parameters is not known to the proxy", strict=False
+)
 def test_statements_that_clients_prepared_before_a_table_changed(place: Place, crowds: MakeCrowd) -> None:
     """They keep the types that they had; drivers like asyncpg send binary values of these, and declare nothing."""
     place.make("CREATE TABLE t (a int8, b text)")
@@ -277,10 +279,11 @@ def test_statements_that_clients_prepared_before_a_table_changed(place: Place, c
     assert place.rows("SELECT sum(a) FROM t") == ((b"28",),)
 
 
+# Not strict: a batch that is lent a connection without the old statement, as it may happen, does it right.
 STALE = "a prepared statement keeps the types and tables that it was parsed with, and the proxy's are not parsed again"
 
 
-@pytest.mark.xfail(reason=STALE)
+@pytest.mark.xfail(reason=STALE, strict=False)
 @pytest.mark.parametrize("say", [simple, extended])
 def test_a_column_that_takes_more_than_before(place: Place, crowds: MakeCrowd, say: Callable[[str], bytes]) -> None:
     place.make("CREATE TABLE t (a date)")
@@ -293,7 +296,7 @@ def test_a_column_that_takes_more_than_before(place: Place, crowds: MakeCrowd, s
     assert place.rows("SELECT min(a), max(a) FROM t") == ((b"2020-01-01 10:00:00", b"2020-01-01 10:07:00"),)
 
 
-@pytest.mark.xfail(reason=STALE)
+@pytest.mark.xfail(reason=STALE, strict=False)
 def test_a_table_that_comes_before_another_one(place: Place, crowds: MakeCrowd) -> None:
     place.directly(place.here, "CREATE TABLE t (a int, b text)")
     crowd = crowds(search_path=f"{place.there}, {place.here}")

@@ -36,12 +36,14 @@ class Answer:
     """What came back.
 
     ``replies`` has one entry for each member whose statement was completed; if ``sqlstate`` is set, the statement of
-    the member after those failed, or the commit did if there is none. ``parsed`` counts confirmed Parse messages;
+    the member after those failed (``detail``: what the error says of the values), or the commit did if there is none.
+    ``parsed`` counts confirmed Parse messages;
     ``aside`` holds frames that concern the connection's own session.
     """
 
     replies: list[bytes] = field(default_factory=list)
     sqlstate: str = ""
+    detail: str = ""
     parsed: int = 0
     aside: list[bytes] = field(default_factory=list)
 
@@ -108,7 +110,9 @@ class Cutter:
         elif kind in CONNECTION_ONLY:
             answer.aside.append(data[begin:end])
         elif kind == ERROR_RESPONSE:
-            answer.sqlstate = error_fields(data, begin, end).get("C", "XX000")
+            fields = error_fields(data, begin, end)
+            answer.sqlstate = fields.get("C", "XX000")
+            answer.detail = fields.get("D", "")
 
     def _describe(self, asked: Asked, kind: int, description: bytes) -> int:
         """Keep a description; 1 if it was the last frame of it."""

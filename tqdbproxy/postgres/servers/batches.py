@@ -24,7 +24,7 @@ from tqdbproxy.postgres.messages import (
     Parse,
     close_statement,
 )
-from tqdbproxy.postgres.servers import merging
+from tqdbproxy.postgres.servers import blame, merging
 from tqdbproxy.postgres.servers.answers import Answer, Cutter, SameReplies
 from tqdbproxy.postgres.servers.statements import Statements
 from tqdbproxy.postgres.unit import NO_LIMIT, PORTAL, Asked, Unit
@@ -37,6 +37,9 @@ column has another type now, a parameter has not): parse again."""
 ROLLBACK = "40"
 """Class of the errors that hit the transaction as a whole (deadlock, serialization failure): in the same company, the
 members would fight the same fight again."""
+
+CONSTRAINT = "23"
+"""Class of the errors of a row that violates a constraint; their detail names its values."""
 
 GUARD = "guard"
 SYNTAX_OR_ACCESS = "42"
@@ -213,7 +216,7 @@ class DescribeExchange(Exchange):
 
 
 class MergedExchange(Exchange):
-    """Many-row INSERTs and their guard. If it fails, a `PreparedExchange` tells whose fault it was.
+    """Many-row INSERTs and their guard. If it fails and nobody is to blame, a `PreparedExchange` tells who it was.
 
     ``possible``: the members' parameters fit together; else there is nothing to send. ``refused``: the guard failed, or
     the server doesn't like the text of it or of the many rows.
@@ -263,7 +266,8 @@ class MergedExchange(Exchange):
         if answer.sqlstate:
             guarded = answer.sqlstate == merging.DIVISION_BY_ZERO and len(answer.replies) == len(self._sizes)
             self.refused = guarded or answer.sqlstate.startswith(SYNTAX_OR_ACCESS)
-            return Failed(None)
+            constraint = answer.sqlstate.startswith(CONSTRAINT) and len(answer.replies) < len(self._sizes)
+            return Failed(blame.culprit(self._units, answer.detail) if constraint else None)
         same = SameReplies()
         return Done([same.of(unit, INSERTED_ONE) for unit in self._units], Strategy.MERGED)
 

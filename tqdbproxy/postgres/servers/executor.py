@@ -116,7 +116,7 @@ class BatchExecutor:
             return outcome
         if exchange.stale and again < MAX_STALE:
             return self._run(job, self._exchange(job), again + 1)
-        if isinstance(exchange, MergedExchange):
+        if isinstance(exchange, MergedExchange) and outcome.index is None:
             if exchange.refused:
                 self._remember(self._refused, (job.identity, job.units[0].template), self._now() + REFUSED_S)
             return self._run(job, PreparedExchange(job.units, job.connection.statements), again)
