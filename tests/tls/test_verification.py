@@ -15,6 +15,7 @@ from tests.tls.clients import TlsWire, client_context
 from tests.tls.conftest import StartTls
 from tests.tls.servers import UNASKED, PretendedServer, trusting
 from tqdbproxy.embedded import EmbeddedServer
+from tqdbproxy.postgres.clients.replies import NO_SERVER
 
 FAILED = "TLS: certificate verify failed: "
 EXPIRED = FAILED + "certificate has expired"
@@ -64,7 +65,7 @@ def test_certificates_of_servers(
         seen = {}
         for name, certificate in shown.items():
             server.script = trusting(certificate.server_context())
-            seen[name] = refusal(proxy).removeprefix(f"{address}: ")
+            seen[name] = refusal(proxy).removeprefix(f"{NO_SERVER}: {address}: ")
     assert seen == wanted
     assert "Traceback" not in proxy.log
 
