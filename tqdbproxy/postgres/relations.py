@@ -28,6 +28,8 @@ _TABLE = "table:"
 # One tag for all names that aren't ASCII: how such a name is spelt, folded and cut depends on the encodings of client
 # and server, which nobody has told.
 _FOREIGN = "table:?"
+# A schema's name isn't longer than this: 63 bytes, if PostgreSQL was built as usual. (What people say may be long.)
+_MAX_SCHEMA = 256
 
 
 def _kinds(names: str) -> frozenset[str]:
@@ -114,7 +116,7 @@ def _said(tag: str) -> Iterator[Name]:
     if tag.startswith(_TABLE):
         name = tag[len(_TABLE) :]
         yield (name,)
-        for index, letter in enumerate(name):
+        for index, letter in enumerate(name[:_MAX_SCHEMA]):
             if letter == ".":
                 yield name[:index], name[index + 1 :]
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from itertools import chain
-from typing import NamedTuple
 
 import pgparse  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
 from tqdbproxy.core.hints import Hints, collect, pairs
 from tqdbproxy.core.statement import Kind
 from tqdbproxy.postgres.constants import UNKNOWN as UNKNOWN_OID
-from tqdbproxy.postgres.constants import Constants, cut
+from tqdbproxy.postgres.constants import cut
 from tqdbproxy.postgres.effects import NONE, UNKNOWN, Change, Effect, Node
 from tqdbproxy.postgres.facts import UNREADABLE, Facts, judge
 from tqdbproxy.postgres.kept import Kept
@@ -27,14 +26,14 @@ from tqdbproxy.postgres.sqltext import BLANKS, doubtful, outer_comments, pieces,
 from tqdbproxy.postgres.suspicion import (
     begins_as_change,
     begins_as_write,
+    head,
     is_suspicious,
     is_view,
     may_change_tables,
     may_hide_a_change,
-    target,
 )
-from tqdbproxy.postgres.text import PLAIN, UNKNOWABLE, UNKNOWABLE_CHANGE, Purging, Text
-from tqdbproxy.postgres.verdicts import answer, batch_reason
+from tqdbproxy.postgres.text import PLAIN, UNKNOWABLE, UNKNOWABLE_CHANGE, Case, Purging, Text
+from tqdbproxy.postgres.verdicts import answer, batch_reason, parsers_place
 
 __all__ = [
     "EVERYTHING",
@@ -60,21 +59,6 @@ MAX_COMMENTS = 1024
 
 _FIRST_WORD = re.compile(rb"[\s(]*([a-z]+)")
 _KINDS = {kind.value.encode(): kind for kind in Kind}
-
-
-class _Case(NamedTuple):
-    """A text that is looked at. ``places``: its hints' among the ``parts``. ``doubt``: where its literals end.
-
-    ``asks``: for a batch or the cache. ``eager``: what it changes matters anyway.
-    """
-
-    text: bytes
-    parts: list[bytes]
-    places: list[int]
-    hints: Hints | None
-    asks: bool
-    eager: bool
-    doubt: bool
 
 
 class Texts:
@@ -123,12 +107,13 @@ class Texts:
             return found
         if text.find(b"/*") < 0:
             lower = text.lower()
-            matters = self._matters
-            if not is_suspicious(lower) and (
+            if not is_suspicious(lower):
+                matters = self._matters
                 # The second is for speed: it spares most SELECTs a call, 0.2 us.
-                matters is None or (lower.startswith(b"select") and b"into" not in lower) or not matters(lower)
-            ):
-                return PLAIN
+                if matters is None or (lower.startswith(b"select") and lower.find(b"into") < 0) or not matters(lower):
+                    return PLAIN
+                if not self._unhinted and (change := self._by_head(text, self.known)) is not None:
+                    return change
         return self._study(text, self.known, self._eager)
 
     def look_parsed(self, text: bytes) -> Text:
@@ -140,8 +125,11 @@ class Texts:
             return found
         if text.find(b"/*") < 0:
             lower = text.lower()
-            if not is_suspicious(lower) and not begins_as_change(lower):
-                return PLAIN
+            if not is_suspicious(lower):
+                if not begins_as_change(lower):
+                    return PLAIN
+                if not self._unhinted and (change := self._by_head(text, self._parsed)) is not None:
+                    return change
         return self._study(text, self._parsed, True)
 
     def judge(self, *, max_hint_ms: float, unhinted: bool, purging: Purging = Purging.OFF) -> None:
@@ -170,24 +158,47 @@ class Texts:
         self._eager = purging is Purging.ALL
         self._matters = begins_as_change if self._eager else begins_as_write if unhinted else None
 
+    def _by_head(self, text: bytes, memory: Kept) -> Text | None:
+        """What one statement without hints is that changes nothing but a table; None: its head doesn't tell.
+
+        The rest isn't lexed, and texts without parameters aren't kept: such ones come in endless variety, and are long.
+        """
+        found = head(text)
+        if found is None:
+            return None
+        change = self._change(*found)
+        if len(text) < MAX_COMMENTS and text.find(b"$1") >= 0:
+            memory.keep(text, change)
+        return change
+
+    def _change(self, beginning: bytes, table: bytes) -> Text:
+        """What a change of this table is, as it is spelt here."""
+        change = self._changes.get(beginning)
+        if change is None:
+            change = Text(_guess(beginning.lower()), purges=_facts(b"DELETE FROM " + table).purges)
+            if len(self._changes) >= self._limit:
+                self._changes.clear()
+            if len(beginning) <= MAX_COMMENTS:
+                self._changes[beginning] = change
+        return change
+
     def _study(self, text: bytes, memory: Kept, eager: bool) -> Text:
         """Look closely. ``eager``: the tables that it changes matter, even if no hint asks."""
         parts = None if b"\0" in text else pieces(text)
         if parts is None:
             found = _unknowable(text.lower(), eager)
         else:
-            constants = cut(parts.copy()) if b"\\" not in text else None
-            if eager and constants is not None and (like := self._changes.get(constants.key)) is not None:
-                # Not to be remembered: such texts come in endless variety.
-                return like
-            found = self._like(parts, constants) or self._judged(text, parts, eager)
+            found = self._like(parts, text) or self._judged(text, parts, eager)
         memory.keep(text, found)
         return found
 
-    def _like(self, parts: list[bytes], constants: Constants | None) -> Text | None:
+    def _like(self, parts: list[bytes], text: bytes) -> Text | None:
         """A text that differs from one seen before in lifted constants only: half of the way can be left out."""
-        found = self._alike.get(constants.key) if constants is not None else None
-        if found is None or constants is None:
+        if b"\\" in text:
+            return None
+        constants = cut(parts.copy())
+        found = self._alike.get(constants.key)
+        if found is None:
             return None
         old, as_before, like, places = found
         lifted = Lifted(as_before.template, as_before.types, tuple(constants.values))
@@ -201,20 +212,25 @@ class Texts:
         hints, places = self._hints(parts)
         asks = hints is not None and hints.asks
         matters = asks
+        doubt = b"\\" in text and doubtful(parts)
         if not asks and (self._unhinted or eager):
-            lower = uncommented(parts).lower()
+            bare = uncommented(parts)
+            lower = bare.lower()
             asks = self._unhinted and begins_as_write(lower)
-            matters = asks or (eager and (may_change_tables(lower) or is_suspicious(lower)))
-        case = _Case(text, parts, places, hints, asks, eager, b"\\" in text and doubtful(parts))
-        if matters and not case.doubt:
-            found = self._by_shape(parts, places, hints, asks)
-            if found is not None:
+            suspicious = is_suspicious(lower)
+            matters = asks or (eager and (suspicious or may_change_tables(lower)))
+            if matters and not (asks or suspicious or doubt) and (found := head(bare)) is not None:
+                change = self._change(*found)
+                if hints is None:
+                    return change
+                return Text(change.kind, hints, stripped=_stripped(_kept(parts, places)), purges=change.purges)
+        if matters and not doubt:
+            like = self._by_shape(parts, places, hints, asks)
+            if like is not None:
                 if asks:
-                    self._remember(parts, text, found, places)
-                elif hints is None:
-                    self._remember_change(parts, text, found)
-                return found
-        return self._whole(case)
+                    self._remember(parts, text, like, places)
+                return like
+        return self._whole(Case(text, parts, places, hints, asks, eager, doubt))
 
     def _remember(self, parts: list[bytes], text: bytes, found: Text, places: list[int]) -> None:
         """Keep what texts like this one have in common, if all of their constants are lifted and none matters."""
@@ -228,16 +244,6 @@ class Texts:
         if len(self._alike) >= self._limit:
             self._alike.clear()
         self._alike[constants.key] = (found, lifted, likeness(b"".join(marked)), places)
-
-    def _remember_change(self, parts: list[bytes], text: bytes, found: Text) -> None:
-        """Keep what all texts are that differ from this one in their constants."""
-        if b"\\" in text or len(text) > MAX_COMMENTS:
-            return
-        constants = cut(parts.copy())
-        if constants.values:
-            if len(self._changes) >= self._limit:
-                self._changes.clear()
-            self._changes[constants.key] = found
 
     def _by_shape(self, parts: list[bytes], places: list[int], hints: Hints | None, asks: bool) -> Text | None:
         """The text by what is known of its like; None: its constants matter."""
@@ -260,36 +266,37 @@ class Texts:
             *answer(facts, hints, False, 0), purges,
         )  # fmt: skip
 
-    def _whole(self, case: _Case) -> Text:
+    def _whole(self, case: Case) -> Text:
         """The text as it is, constants and all."""
         bare = uncommented(case.parts)
         lower = bare.lower()
-        suspicious = case.doubt and may_hide_a_change(bare)
+        # Where a literal ends decides what is a comment, too.
+        suspicious = case.doubt and may_hide_a_change(case.text)
         if is_suspicious(lower):
             if is_view(bare):
                 return Text(kind=Kind.SELECT, hints=case.hints, view=True, stripped=b"SELECT * FROM pg_tqdb_status")
             suspicious = suspicious or any(is_suspicious(one.lower()) for one in statements(case.parts))
-        changes = (case.asks or case.eager) and may_change_tables(lower)
+        several = b";" in (case.text if case.doubt else b"".join(case.parts[::2])).rstrip(BLANKS + b";")
+        changes = (case.asks or case.eager) and (begins_as_change(lower) or several)
         if case.hints is None and not (case.asks or suspicious or changes):
             return PLAIN
         plain = Text(_guess(lower), case.hints, stripped=_stripped(_kept(case.parts, case.places)))
         if not (case.asks or suspicious or changes):
             return plain
-        return self._by_parser(case, plain, suspicious, bare if changes else b"")
+        unread: tuple[str, ...] = EVERYTHING if changes else ()
+        if changes and not several and (found := head(bare)) is not None:
+            unread = self._change(*found).purges
+        return self._by_parser(case, plain, suspicious, unread)
 
-    def _by_parser(self, case: _Case, plain: Text, suspicious: bool, changing: bytes) -> Text:
-        """``changing``: the text without comments, if it may change tables."""
-        text, parts, places, hints, asks, _, doubt = case
+    def _by_parser(self, case: Case, plain: Text, suspicious: bool, tables: tuple[str, ...]) -> Text:
+        """``tables``: what it may change, if the parser can't tell."""
+        text, parts, places, hints, asks, eager, doubt = case
         facts = _facts(text)
         unread = facts is UNREADABLE or doubt
-        hinted_at = _parsers_place(text, len(b"".join(parts[: places[0]]))) if places else 0
+        hinted_at = parsers_place(text, len(b"".join(parts[: places[0]]))) if places else 0
         reason = batch_reason(facts, doubt or is_timely(parts), hinted_at) if asks else None
         is_read, read_reason, tags = answer(facts, hints, doubt, hinted_at)
-        tables: tuple[str, ...] = ()
-        if changing:
-            outside = changing if doubt else b" ".join(parts[::2])
-            tables = _changed_by_head(changing, outside) if unread else facts.purges
-        purges = self._purges(hints, tables)
+        purges = self._purges(hints, tables if unread else facts.purges if asks or eager else ())
         if unread:
             effect = UNKNOWN if suspicious else NONE
             return replace(plain, reason=reason, effect=effect, read_reason=read_reason, purges=purges)
@@ -356,27 +363,12 @@ def _facts(text: bytes) -> Facts:
         return UNREADABLE
 
 
-def _changed_by_head(bare: bytes, outside: bytes) -> tuple[str, ...]:
-    """What a text changes that the parser can't read as a whole."""
-    name = target(bare, outside)
-    return _facts(b"DELETE FROM " + name).purges if name is not None else EVERYTHING
-
-
 def _unknowable(lower: bytes, eager: bool) -> Text:
     """What has a literal without an end: a syntax error, unless standard_conforming_strings is off."""
     changes = eager and may_change_tables(lower)
     if is_suspicious(lower):
         return UNKNOWABLE_CHANGE if changes else UNKNOWABLE
     return Text(purges=EVERYTHING) if changes else PLAIN
-
-
-def _parsers_place(text: bytes, place: int) -> int:
-    """Where in the parser's UTF-8 this place of a text is."""
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return len(text[:place].decode("latin-1").encode())
-    return place
 
 
 def _kept(parts: list[bytes], places: list[int]) -> list[bytes]:

@@ -30,13 +30,14 @@ _KEEPS_TABLES = re.compile(
     rb"(?:(?:commit|end)(?:\s++(?:work|transaction))?+)?+[\s;]*+\Z)"
 )
 _NAME = rb'(?:"(?:[^"]|"")++"|[a-z_\x80-\xff][a-z0-9_$\x80-\xff]*+)'
-_TARGET = re.compile(
-    rb"\s*+(?:insert\s++into|(?:update|delete\s++from)(?:\s++only)?)\s++(?!only\b)("
-    + _NAME
-    + rb"(?:\s*+\.\s*+"
-    + _NAME
-    + rb")*+)"
-    rb"(?=[\s(*]|\Z)",
+# How a statement begins that changes the one table that it names here: behind such a beginning no WITH can change
+# another. No comment may stand in it, nor something among the columns' names that looks like their end.
+_HEAD = re.compile(
+    rb"\s*+(?:(?:update|delete\s++from)(?:\s++only)?\s++(?!only\b)(NAME)(?=\s*+(?:[a-z_\x80-\xff*\"(;]|\Z))|"
+    rb"insert\s++into\s++(NAME)(?:\s++as\s++NAME)?+(?:\s*+\((?:[^()\"'/-]++|\"[^\"]*+\")*+\))?+"
+    rb"\s*+(?:values|select|default)(?![a-z0-9_$\x80-\xff]))".replace(
+        b"NAME", _NAME + rb"(?:\s*+\.\s*+" + _NAME + rb")*+"
+    ),
     re.IGNORECASE,
 )
 _VIEW = re.compile(rb"\s*select\s*\*\s*from(?:\s+pg_tqdb_status|\s*\"(?-i:pg_tqdb_status)\")[\s;]*", re.IGNORECASE)
@@ -75,15 +76,13 @@ def may_change_tables(lower: bytes) -> bool:
     return begins_as_change(lower) or lower.find(b";", 0, len(lower.rstrip(b"; \t\n\r\f\v"))) >= 0
 
 
-def target(bare: bytes, outside: bytes) -> bytes | None:
-    """The one table that a text changes, as it spells it, if that can be told without the parser.
+def head(statement: bytes) -> tuple[bytes, bytes] | None:
+    """The beginning of a statement that changes one table, and that table as it is spelt there.
 
-    ``bare``: the text without comments; ``outside``: what of it may be outside of literals.
+    None: another kind of statement, or one that has to be looked at more closely.
     """
-    if b";" in outside.rstrip(b"; \t\n\r\f\v") or b"with" in outside.lower():
-        return None
-    match = _TARGET.match(bare)
-    return match[1] if match else None
+    match = _HEAD.match(statement)
+    return (match[0], match[1] or match[2]) if match is not None else None
 
 
 def is_view(bare: bytes) -> bool:

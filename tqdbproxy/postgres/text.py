@@ -1,4 +1,4 @@
-"""What is known of one SQL text: the record.
+"""What is known of one SQL text: the records.
 
 The law of this module: nothing here decides, and a record is never altered.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from tqdbproxy.core.hints import Hints
 from tqdbproxy.core.statement import Kind, Reason
@@ -68,6 +69,21 @@ class Text:
     def stays(self) -> bool:
         """Whether it has no reason to leave the forward lane: nothing about it matters but what it purges."""
         return self.hints is None and not self.is_write and not self.interesting
+
+
+class Case(NamedTuple):
+    """A text that is looked at. ``places``: its hints' among the ``parts``. ``doubt``: where its literals end.
+
+    ``asks``: for a batch or the cache. ``eager``: what it changes matters anyway.
+    """
+
+    text: bytes
+    parts: list[bytes]
+    places: list[int]
+    hints: Hints | None
+    asks: bool
+    eager: bool
+    doubt: bool
 
 
 #: What all uninteresting texts are.

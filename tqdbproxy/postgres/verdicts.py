@@ -46,6 +46,15 @@ def answer(facts: Facts, hints: Hints | None, unsafe: bool, hinted_at: int) -> A
     return Answer(True, None, unite(map(depended_on, hints.tags)) if hints.tags else facts.tags)
 
 
+def parsers_place(text: bytes, place: int) -> int:
+    """Where in the parser's UTF-8 this place of a text is."""
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return len(text[:place].decode("latin-1").encode())
+    return place
+
+
 def _among_several(facts: Facts, hinted_at: int) -> Reason:
     begun = facts.begins is not None and facts.begins < hinted_at
     return Reason.TRANSACTION if begun else Reason.MULTI_STATEMENT
