@@ -150,9 +150,10 @@ def parameter_description(*oids: int) -> bytes:
     return message(b"t", struct.pack(f"!H{len(oids)}I", len(oids), *oids))
 
 
-def data_row(*values: str | bytes) -> bytes:
+def data_row(*values: str | bytes | None) -> bytes:
     raw = [value.encode() if isinstance(value, str) else value for value in values]
-    return message(b"D", struct.pack("!H", len(raw)) + b"".join(struct.pack("!i", len(v)) + v for v in raw))
+    columns = [b"\xff\xff\xff\xff" if value is None else struct.pack("!i", len(value)) + value for value in raw]
+    return message(b"D", struct.pack("!H", len(raw)) + b"".join(columns))
 
 
 def complete(tag: str) -> bytes:

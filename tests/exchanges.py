@@ -8,6 +8,8 @@ from tqdbproxy.core.writebatch.types import Limits
 
 WRITE = "/* batch:20 */ insert into t values ($1)"
 VIEW = m.query("select * from pg_tqdb_status")
+BATCH = "PBE" + "P" + "BE" * 2 + "S"
+"""The first one of two members on a connection: the fingerprint of its table, then itself."""
 KEPT = Limits(quorum=None)
 TAG, DONE = m.complete("INSERT 0 1"), m.complete("INSERT 0 1") + m.ready()
 REPLY = m.PARSE_COMPLETE + m.BIND_COMPLETE + DONE
@@ -37,9 +39,10 @@ def two(world: World) -> tuple[Client, Client]:
     other.sends(write("2"))
     world.settle()
     world.pass_time(0.05)
-    assert m.kinds(one.server.hears()) == "PBEBES"
+    assert m.kinds(one.server.hears()) == BATCH
     assert other.server.hears() == b""
     return one, other
 
 
-ANSWER = m.PARSE_COMPLETE + (m.BIND_COMPLETE + TAG) * 2 + m.ready()
+LEARNED = m.BIND_COMPLETE + m.data_row("fingerprint", "0") + m.complete("SELECT 1")
+ANSWER = m.PARSE_COMPLETE + LEARNED + m.PARSE_COMPLETE + (m.BIND_COMPLETE + TAG) * 2 + m.ready()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import pytest
 from twisted.internet.defer import Deferred, succeed
@@ -12,8 +12,10 @@ from tqdbproxy.core.statement import BatchKey, Identity, Strategy
 from tqdbproxy.core.writebatch.types import Done, Failed, Lost, Outcome
 from tqdbproxy.postgres.clients.prepared import Prepared
 from tqdbproxy.postgres.clients.units import extended, query
+from tqdbproxy.postgres.messages import Bind
 from tqdbproxy.postgres.servers.batches import Exchange
 from tqdbproxy.postgres.servers.executor import INTERVAL, MAX_STALE, REFUSED_S, SMALLEST_MERGE, BatchExecutor
+from tqdbproxy.postgres.servers.merging import parameters_of
 from tqdbproxy.postgres.servers.statements import Statements
 from tqdbproxy.postgres.sql import Text, Texts
 from tqdbproxy.postgres.unit import Unit
@@ -47,6 +49,12 @@ class Connection:
         return [m.kinds(request) for request in requests]
 
 
+def settled(unit: Unit) -> Unit:
+    unit.columns = m.NO_DATA
+    unit.template = (unit.sql, unit.types, unit.columns)
+    return unit
+
+
 class Bench:
     def __init__(self, *, merge: bool = True) -> None:
         self.now = 0.0
@@ -59,11 +67,14 @@ class Bench:
         self.kept.append(text)
         self.texts.keep_strings(text)
 
-    def unit(self, value: str, sql: str = INSERT, hint: str = "batch:5", describe: bytes = b"") -> Unit:
+    def unit(
+        self, value: str, sql: str = INSERT, hint: str = "batch:5", *, describe: bytes = b"", guarded: bool = False
+    ) -> Unit:
+        """Bound to a statement that its client has prepared, unless it is ``guarded``."""
         data = m.parse(f"/* {hint} */ {sql}") + m.bind(value.encode()) + describe + m.execute() + m.SYNC
         found = extended(data, self.texts, Prepared())
         assert isinstance(found, Unit)
-        return found
+        return found if guarded else settled(found)
 
     def units(self, count: int, sql: str = INSERT, hint: str = "batch:5") -> list[Unit]:
         return [self.unit(str(n), sql, hint) for n in range(count)]
@@ -72,12 +83,12 @@ class Bench:
         hinted = [f"/* batch:5 */ {text}" for text in texts]
         return [query(m.query(text), self.texts.look(text.encode())) for text in hinted]
 
-    def run(self, units: Sequence[Unit], *answers: bytes, identity: Identity = HERE) -> Outcome:
-        """The outcome; all answers have to be used up."""
+    def run(self, units: Sequence[Unit], *answers: bytes, identity: Identity = HERE, key: Hashable = None) -> Outcome:
+        """The outcome; all answers have to be used up. ``key``: of their group, if that isn't their template."""
         self.connection.answers += answers
         for unit in units:
             unit.server = self.connection
-            unit.key = BatchKey(identity, units[0].template)
+            unit.key = BatchKey(identity, key or units[0].template)
         outcomes: list[Outcome] = []
         self.executor.execute(units).addCallback(outcomes.append)
         assert not self.connection.answers
@@ -92,6 +103,13 @@ def parsed(count: int) -> bytes:
 def done(count: int, tag: str = "INSERT 0 1") -> bytes:
     return (m.BIND_COMPLETE + m.complete(tag)) * count
 
+
+FINGERPRINT = b"\0\0\0\7fingerprint"
+LEARNED = m.BIND_COMPLETE + m.data_row(FINGERPRINT, b"0") + m.complete("SELECT 1")
+NOTHING_LEARNED = m.BIND_COMPLETE + m.data_row(None, None) + m.complete("SELECT 1")
+SAME = LEARNED
+OTHER = m.error("2201F")
+"""What the server says to a fingerprint: that is asked for, that is compared."""
 
 GUARDED = m.BIND_COMPLETE + m.data_row("1") + m.complete("SELECT 1") + m.ready()
 MERGED_4 = done(1, "INSERT 0 4") + GUARDED
@@ -130,7 +148,6 @@ def test_many_are_merged_in_pieces_each_of_which_is_parsed_once() -> None:
 
 
 NOT_MERGED = {
-    "returning": ("insert into t values ($1) returning a", "batch:5"),
     "merge:off": (INSERT, "batch:5 merge:off"),
     "an update": ("update t set a = $1", "batch:5"),
 }
@@ -235,35 +252,38 @@ def test_what_goes_stale_again_and_again_is_let_be() -> None:
 # Strings that may be intervals
 
 
-def types(*oids: int) -> bytes:
-    return parsed(1) + m.parameter_description(*oids) + m.NO_DATA + m.ready()
-
-
 TEXT = 25
+
+
+def types(*oids: int, first: bytes = LEARNED) -> bytes:
+    answers = parsed(1) + first + parsed(1) if first else parsed(1)
+    return answers + m.parameter_description(*oids) + m.NO_DATA + m.ready()
 
 
 def test_lifted_strings_are_described_once() -> None:
     bench = Bench()
     two = bench.simple("insert into t values ('a')", "insert into t values ('b')")
-    assert strategy(bench.run(two, types(TEXT), done(2) + m.ready())) is Strategy.PREPARED
-    assert strategy(bench.run(two, done(2) + m.ready())) is Strategy.PREPARED
-    assert bench.connection.said == ["PDS", "BEBES", "BEBES"]
+    assert strategy(bench.run(two, types(TEXT), done(2) + SAME + m.ready())) is Strategy.PREPARED
+    assert strategy(bench.run(two, done(2) + SAME + m.ready())) is Strategy.PREPARED
+    assert bench.connection.said == ["PBEPDS", "BEBEBES", "BEBEBES"]
     assert bench.kept == []
 
 
 def test_numbers_need_no_description() -> None:
     bench = Bench()
-    bench.run(bench.simple("insert into t values (1)", "insert into t values (2)"), parsed(1) + done(2) + m.ready())
-    assert bench.connection.said == ["PBEBES"]
+    two = bench.simple("insert into t values (1)", "insert into t values (2)")
+    bench.run(two, parsed(1) + LEARNED + parsed(1) + done(2) + m.ready())
+    assert bench.connection.said == ["PBEPBEBES"]
 
 
-def test_what_is_known_of_one_place_is_not_of_another() -> None:
+def test_what_is_known_of_one_connection_is_not_of_another() -> None:
     bench = Bench()
     two = bench.simple("insert into t values ('a')", "insert into t values ('b')")
-    bench.run(two, types(TEXT), done(2) + m.ready())
+    bench.run(two, types(TEXT), done(2) + SAME + m.ready())
     bench.connection = Connection()
-    assert bench.run(two, types(INTERVAL), identity=THERE) == Failed(None)
+    assert bench.run(two, types(INTERVAL)) == Failed(None)
     assert len(bench.kept) == 1
+    assert bench.run(two) == Failed(None), "it is known by now"
 
 
 def test_strings_for_intervals_stay() -> None:
@@ -281,15 +301,123 @@ def test_every_template_of_a_group_is_described() -> None:
     """Groups by name may have many."""
     bench = Bench()
     units = bench.simple("insert into t values ('a')", "insert into u values ('b')", "insert into u values ('c')")
-    bench.connection.answers += [types(TEXT), types(INTERVAL)]
-    for unit in units:
-        unit.server = bench.connection
-    units[0].key = BatchKey(HERE, ("key", "mine"))
-    outcomes: list[Outcome] = []
-    bench.executor.execute(units).addCallback(outcomes.append)
-    assert outcomes == [Failed(None)]
-    assert bench.connection.said == ["PDS", "PDS"]
+    learn_both = (parsed(1) + LEARNED) * 2 + parsed(1) + m.parameter_description(TEXT) + m.NO_DATA + m.ready()
+    assert bench.run(units, learn_both, types(INTERVAL, first=b""), key=("key", "mine")) == Failed(None)
+    assert bench.connection.said == ["PBEPBEPDS", "PDS"]
     assert [text.lifted and text.lifted.template for text in bench.kept] == [b"insert into u values ($1)"]
+
+
+# What became of tables
+
+
+def guarded(bench: Bench, count: int, sql: str = INSERT) -> list[Unit]:
+    return [bench.unit(str(n), sql, guarded=True) for n in range(count)]
+
+
+FIRST = parsed(1) + LEARNED + parsed(1) + done(2) + m.ready()
+NEXT = done(2) + SAME + m.ready()
+
+
+def fingerprint_asked(request: bytes) -> list[bytes | None]:
+    """The parameters of those Binds that ask for one, in binary format."""
+    binds = [Bind.parse(raw, 0, len(raw)) for raw in m.split(request) if raw[:1] == b"B"]
+    found = [parameters_of(bind.tail, 1) for bind in binds if bind.tail[:4] == b"\0\1\0\1"]
+    return [None if one == b"\xff\xff\xff\xff" else one[4:] for _formats, one in filter(None, found)]
+
+
+def test_the_fingerprint_is_learned_before_the_text_is_parsed_and_compared_behind_all_later_batches() -> None:
+    bench = Bench()
+    assert strategy(bench.run(guarded(bench, 2), FIRST)) is Strategy.PREPARED
+    assert strategy(bench.run(guarded(bench, 2), NEXT)) is Strategy.PREPARED
+    assert [fingerprint_asked(request) for request in bench.connection.requests] == [[None], [FINGERPRINT]]
+    assert bench.connection.said == ["PBEPBEBES", "BEBEBES"]
+
+
+def test_a_table_that_was_changed() -> None:
+    """All has been rolled back: it is learned and parsed again, and each member gets its own."""
+    bench = Bench()
+    bench.run(guarded(bench, 2), FIRST)
+    changed = done(2) + m.BIND_COMPLETE + OTHER + m.ready()
+    again = m.CLOSE_COMPLETE + LEARNED + parsed(1) + done(2) + m.ready()
+    assert strategy(bench.run(guarded(bench, 2), changed, again)) is Strategy.PREPARED
+    assert strategy(bench.run(guarded(bench, 2), NEXT)) is Strategy.PREPARED
+    assert bench.connection.said == ["PBEPBEBES", "BEBEBES", "CBEPBEBES", "BEBEBES"]
+
+
+def test_a_commit_that_fails_like_a_fingerprint() -> None:
+    """A deferred trigger may raise anything."""
+    bench = Bench()
+    failing = done(2) + SAME + OTHER + m.ready()
+    bench.run(guarded(bench, 2), FIRST)
+    assert bench.run(guarded(bench, 2), failing) == Failed(None)
+
+
+def test_merged_inserts_are_compared_too() -> None:
+    bench = Bench()
+    merged = done(1, "INSERT 0 4") + m.BIND_COMPLETE + m.data_row("1") + m.complete("SELECT 1")
+    first = parsed(1) + LEARNED + parsed(2) + merged + m.ready()
+    assert strategy(bench.run(guarded(bench, 4), first)) is Strategy.MERGED
+    assert strategy(bench.run(guarded(bench, 4), merged + SAME + m.ready())) is Strategy.MERGED
+    changed = merged + m.BIND_COMPLETE + OTHER + m.ready()
+    again = m.CLOSE_COMPLETE * 2 + LEARNED + parsed(2) + merged + m.ready()
+    assert strategy(bench.run(guarded(bench, 4), changed, again)) is Strategy.MERGED
+    assert bench.connection.said == ["PBEPPBEBES", "BEBEBES", "BEBEBES", "CCBEPPBEBES"]
+
+
+@pytest.mark.parametrize("isolation", ["repeatable read"])
+def test_where_a_transaction_has_one_snapshot_all_is_parsed_each_time(isolation: str) -> None:
+    bench = Bench()
+    first = parsed(1) + NOTHING_LEARNED + parsed(1) + done(2) + m.ready()
+    later = m.CLOSE_COMPLETE + NOTHING_LEARNED + parsed(1) + done(2) + m.ready()
+    assert strategy(bench.run(guarded(bench, 2), first)) is Strategy.PREPARED
+    assert strategy(bench.run(guarded(bench, 2), later)) is Strategy.PREPARED
+    assert bench.connection.said == ["PBEPBEBES", "CBEPBEBES"], isolation
+
+
+def test_a_server_that_knows_no_fingerprints() -> None:
+    """Not quite PostgreSQL: nothing is asked any more, and all is parsed each time."""
+    bench = Bench()
+    answers = m.error("42883") + m.ready(), parsed(1) + done(2) + m.ready()
+    assert strategy(bench.run(guarded(bench, 2), *answers)) is Strategy.PREPARED
+    later = m.CLOSE_COMPLETE + parsed(1) + done(2) + m.ready()
+    assert strategy(bench.run(guarded(bench, 2), later)) is Strategy.PREPARED
+    assert bench.connection.said == ["PBEPBEBES", "PBEBES", "CPBEBES"]
+
+
+def test_a_value_that_is_none_of_its_type_may_be_one_of_the_type_that_the_column_has_now() -> None:
+    bench = Bench()
+    bench.run(guarded(bench, 2), FIRST)
+    assert bench.run(guarded(bench, 2), m.BIND_COMPLETE + m.error("22003") + m.ready()) == Failed(0)
+    again = m.CLOSE_COMPLETE + LEARNED + parsed(1) + done(2) + m.ready()
+    assert strategy(bench.run(guarded(bench, 2), again)) is Strategy.PREPARED
+
+
+def test_what_a_client_has_prepared_is_not_compared() -> None:
+    """It means what it meant then, to the server, too."""
+    bench = Bench()
+    assert strategy(bench.run(bench.units(2), parsed(1) + done(2) + m.ready())) is Strategy.PREPARED
+    assert strategy(bench.run(bench.units(2), done(2) + m.ready())) is Strategy.PREPARED
+    bench.run(guarded(bench, 2), FIRST)
+    assert bench.connection.said == ["PBEBES", "BEBES", "PBEPBEBES"], "nor is its statement used by others"
+
+
+COLUMNS = m.row_description("a")
+
+
+@pytest.mark.parametrize("told", [COLUMNS, m.row_description("b")])
+def test_a_client_was_told_which_columns_its_statement_returns(told: bytes) -> None:
+    bench = Bench()
+    returning = INSERT + " returning a"
+    units = [bench.unit(str(n), returning) for n in range(2)]
+    for unit in units:
+        unit.columns = told
+        unit.template = (unit.sql, unit.types, told)
+    described = parsed(1) + m.parameter_description(23) + COLUMNS + m.ready()
+    rows = (m.BIND_COMPLETE + m.data_row("1") + m.complete("INSERT 0 1")) * 2
+    answers = [rows + m.ready()] if told == COLUMNS else []
+    outcome = bench.run(units, described, *answers)
+    assert isinstance(outcome, Done if told == COLUMNS else Failed)
+    assert isinstance(bench.run(units, *answers), Done if told == COLUMNS else Failed), "asked once"
 
 
 def test_a_text_that_differs_in_its_constants_only_is_whole_in_the_extended_protocol() -> None:
@@ -313,6 +441,7 @@ def test_what_is_not_sent_is_closed_by_another_one() -> None:
     mixed = m.parse("/* batch:5 */ " + INSERT) + m.bind(b"\0\0\0\1", formats=[1]) + m.execute() + m.SYNC
     binary = extended(mixed, bench.texts, Prepared())
     assert isinstance(binary, Unit)
+    settled(binary)
     assert binary.text is text
     answer = m.CLOSE_COMPLETE * 6 + parsed(1) + PREPARED_4
     assert strategy(bench.run([*units[:3], binary], answer)) is Strategy.PREPARED

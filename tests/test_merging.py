@@ -102,16 +102,3 @@ def test_tails_that_are_cut_or_lie(cut: int, noise: bytes) -> None:
 
 
 TABLE = Mergeable(b'"s"."it\'s"', b'insert into s."it\'s" values ', (b"($", b")"), (1,))
-
-
-def test_the_guard() -> None:
-    text = merging.guard(TABLE)
-    assert text.count(b"$") == 1
-    assert b"""'"s"."it''s"'::pg_catalog.regclass""" in text
-    unqualified = text
-    for known in (b"pg_catalog.pg_", b"pg_catalog.regclass", b"pg_catalog.int4", b"pg_catalog.current_setting"):
-        unqualified = unqualified.replace(known, b"")
-    assert b"pg_catalog" not in unqualified
-    assert m.message(b"B", b"\0guard\0" + merging.guard_tail(7)) == m.bind(
-        struct.pack("!q", 7), statement="guard", formats=(1,)
-    )

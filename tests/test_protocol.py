@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests import builders as m
-from tests.exchanges import ANSWER, DONE, KEPT, REPLY, VIEW, WRITE, scripted, session, two, write
+from tests.exchanges import ANSWER, BATCH, DONE, KEPT, REPLY, VIEW, WRITE, scripted, session, two, write
 from tests.peers import Script, World
 from tqdbproxy.core.writebatch.types import Limits
 
@@ -257,7 +257,7 @@ def test_a_batch_does_not_run_where_nobody_reads() -> None:
     other.sends(write("2"))
     world.settle()
     world.pass_time(0.05)
-    assert (one.server.hears(), m.kinds(other.server.hears())) == (b"", "PBEBES")
+    assert (one.server.hears(), m.kinds(other.server.hears())) == (b"", BATCH)
     assert other.answers(ANSWER) == REPLY
     assert one.hears() == REPLY
 

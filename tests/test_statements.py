@@ -40,3 +40,42 @@ def test_what_a_client_threw_away_is_not_closed_again() -> None:
     statements.retire(1)
     statements.forget()
     assert (statements.surplus(), len(statements)) == ([], 0)
+
+
+TABLES = (b'"t"',)
+
+
+def test_a_statement_is_kept_only_as_long_as_its_tables_are_what_they_were() -> None:
+    statements = full(1)
+    statements.learn(TABLES, b"old")
+    statements.add("insert", b"one", TABLES)
+    statements.add("update", b"two", TABLES)
+    statements.add("other", b"three", (b'"u"',))
+    assert (statements.use("insert"), statements.use("other")) == (b"one", None), "nothing is known of the table u"
+    assert statements.surplus() == [b"three"]
+    statements.changed(TABLES)
+    assert statements.fingerprint(TABLES) is None
+    assert (sorted(statements.surplus()), len(statements)) == ([b"one", b"two"], 1)
+    statements.learn(TABLES, None)
+    assert statements.fingerprint(TABLES) is None
+
+
+def test_what_is_said_of_a_statement_goes_with_it() -> None:
+    statements = full(2)
+    statements.judge(0, True)
+    statements.judge(7, True)
+    assert [statements.fit(number) for number in (0, 1, 7)] == [True, None, None]
+    statements.retire(0)
+    statements.add(0, statements.new_name())
+    assert statements.fit(0) is None
+
+
+def test_without_fingerprints() -> None:
+    statements = full(1)
+    statements.expire(0.0)
+    statements.learn(TABLES, b"old")
+    statements.give_up_fingerprints()
+    statements.add("insert", b"one", TABLES)
+    assert (statements.blind, len(statements)) == (True, 0)
+    statements.expire(LIFETIME_S)
+    assert not statements.blind, "perhaps it was something else"

@@ -7,12 +7,11 @@ parser confirms that the text with two rows is the text with one row, and nothin
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-Node = dict[str, Any]
-ParseTree = Callable[[bytes], tuple[list[Node], str]]
+from tqdbproxy.postgres.effects import Node
+from tqdbproxy.postgres.tables import ParseTree, quoted
 
 _VALUES = re.compile(rb"\bvalues\s*\(", re.IGNORECASE)
 _PARAMETER = re.compile(rb"\$([0-9]+)")
@@ -72,7 +71,7 @@ def mergeable(sql: bytes, parse: ParseTree) -> Mergeable | None:
         if not _is_plain(insert):
             return None
         for place in reversed(places):
-            found = _apart(sql, place, _quoted(insert["relation"], encoding))
+            found = _apart(sql, place, quoted(insert["relation"], encoding))
             if found is not None and _same(parse(found.rows(2))[0], tree, found.parameters):
                 return found
     except Exception:
@@ -124,11 +123,6 @@ def _apart(sql: bytes, place: int, table: bytes) -> Mergeable | None:
     if not numbers or set(numbers) != set(range(1, max(numbers) + 1)) or _PARAMETER.search(sql[:place]):
         return None
     return Mergeable(table, sql[:place], tuple(pieces[::2]), numbers)
-
-
-def _quoted(relation: Node, encoding: str) -> bytes:
-    names = [relation[key] for key in ("schemaname", "relname") if key in relation]
-    return ".".join('"' + name.replace('"', '""') + '"' for name in names).encode(encoding)
 
 
 def _same(merged: list[Node], single: list[Node], parameters: int) -> bool:

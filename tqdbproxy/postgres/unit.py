@@ -52,6 +52,8 @@ class Unit(Write):
     :param raw: the unit as the client sent it; what the forward lane sends if it comes to that.
     :param sql: what to Parse in a batch; ``text.stripped`` if it isn't given.
     :param types: count and OIDs of the parameters that its Parse declared, raw.
+    :param columns: what its client was told, or could have been, that the statement it prepared returns, raw; None: it
+        is parsed each time.
     :param tail: its Bind after the two names, raw.
     :param limit: the row limit of its Execute, raw.
     :param describe: `PORTAL`, `STATEMENT` or 0: what its Describe asked about.
@@ -60,6 +62,7 @@ class Unit(Write):
 
     __slots__ = (
         "close",
+        "columns",
         "counts",
         "describe",
         "limit",
@@ -80,6 +83,7 @@ class Unit(Write):
         *,
         sql: bytes | None = None,
         types: bytes = NO_TYPES,
+        columns: bytes | None = None,
         tail: bytes = NO_PARAMETERS,
         limit: bytes = NO_LIMIT,
         parse: bool = False,
@@ -90,8 +94,10 @@ class Unit(Write):
         self.raw = raw
         self.text = text
         self.sql = text.stripped if sql is None else sql
-        super().__init__(NO_KEY, (self.sql, types), len(tail) + len(self.sql), 0.0, None)
+        template = (self.sql, types) if columns is None else (self.sql, types, columns)
+        super().__init__(NO_KEY, template, len(tail) + len(self.sql), 0.0, None)
         self.types = types
+        self.columns = columns
         self.tail = tail
         self.limit = limit
         self.parse = parse
@@ -111,6 +117,7 @@ class Unit(Write):
         unit.sql = self.sql
         unit.template = self.template
         unit.types = self.types
+        unit.columns = self.columns
         unit.tail = tail
         unit.limit = self.limit
         unit.parse = self.parse

@@ -279,33 +279,6 @@ def test_statements_that_clients_prepared_before_a_table_changed(place: Place, c
     assert place.rows("SELECT sum(a) FROM t") == ((b"28",),)
 
 
-# Not strict: a batch that is lent a connection without the old statement, as it may happen, does it right.
-STALE = "a prepared statement keeps the types and tables that it was parsed with, and the proxy's are not parsed again"
-
-
-@pytest.mark.xfail(reason=STALE, strict=False)
-@pytest.mark.parametrize("say", [simple, extended])
-def test_a_column_that_takes_more_than_before(place: Place, crowds: MakeCrowd, say: Callable[[str], bytes]) -> None:
-    place.make("CREATE TABLE t (a date)")
-    crowd = crowds()
-    texts = [f"INSERT INTO t VALUES ('2020-01-01 10:0{n}')" for n in range(COUNT)]
-    message = [simple(text) if say is simple else extended(INSERT_ONE, text[-18:-2]) for text in texts].__getitem__
-    assert crowd.send(message) == INSERTED
-    place.directly(place.here, "DELETE FROM t; ALTER TABLE t ALTER a TYPE timestamp")
-    assert crowd.send(message) == INSERTED
-    assert place.rows("SELECT min(a), max(a) FROM t") == ((b"2020-01-01 10:00:00", b"2020-01-01 10:07:00"),)
-
-
-@pytest.mark.xfail(reason=STALE, strict=False)
-def test_a_table_that_comes_before_another_one(place: Place, crowds: MakeCrowd) -> None:
-    place.directly(place.here, "CREATE TABLE t (a int, b text)")
-    crowd = crowds(search_path=f"{place.there}, {place.here}")
-    assert crowd.send(lambda n: extended(INSERT, *rows(n))) == INSERTED
-    place.directly(place.there, "CREATE TABLE t (a int, b text)")
-    assert crowd.send(lambda n: extended(INSERT, *rows(n))) == INSERTED
-    assert place.rows("SELECT count(*) FROM t", place.there) == ((b"8",),)
-
-
 @contextmanager
 def behind(place: Place, *ddl: str) -> Iterator[None]:
     """What is sent inside waits for a transaction with this DDL, which is committed then."""

@@ -23,6 +23,7 @@ from tqdbproxy.postgres.messages import (
     ROW_DESCRIPTION,
     error_fields,
 )
+from tqdbproxy.postgres.servers.guards import fingerprint_of
 from tqdbproxy.postgres.unit import PORTAL, Asked, Unit
 
 COMPLETIONS = frozenset({COMMAND_COMPLETE, PORTAL_SUSPENDED})
@@ -35,17 +36,24 @@ CONNECTION_ONLY = frozenset({NOTIFICATION_RESPONSE, PARAMETER_STATUS})
 class Answer:
     """What came back.
 
-    ``replies`` has one entry for each member whose statement was completed; if ``sqlstate`` is set, the statement of
-    the member after those failed (``detail``: what the error says of the values), or the commit did if there is none.
-    ``parsed`` counts confirmed Parse messages;
-    ``aside`` holds frames that concern the connection's own session.
+    ``learned`` has one entry for each fingerprint that was asked first, ``replies`` one for each member whose statement
+    was completed, ``checked`` counts the guards behind them. If ``sqlstate`` is set, what comes next failed, or the
+    commit did if nothing comes next (``detail``: what the error says of the values). ``parsed`` counts confirmed Parse
+    messages; ``aside`` holds frames that concern the connection's own session.
     """
 
+    learned: list[bytes | None] = field(default_factory=list)
     replies: list[bytes] = field(default_factory=list)
+    checked: int = 0
     sqlstate: str = ""
     detail: str = ""
     parsed: int = 0
     aside: list[bytes] = field(default_factory=list)
+
+    @property
+    def completed(self) -> int:
+        """How many statements were."""
+        return len(self.learned) + len(self.replies) + self.checked
 
 
 class SameReplies:
@@ -66,10 +74,12 @@ class SameReplies:
 class Cutter:
     """Walks over the whole answer once."""
 
-    def __init__(self, units: Sequence[Unit], asked: Sequence[Asked]) -> None:
-        """``asked``: what the batch wanted described, in the order of the Describe messages."""
+    def __init__(self, units: Sequence[Unit], asked: Sequence[Asked], learning: int = 0) -> None:
+        """``asked``: what the batch wanted described, in the order of the Describe messages; ``learning``: how many
+        fingerprints it asked for first."""
         self._units = units
         self._asked = list(asked)
+        self._learning = learning
         self._described: dict[Asked, bytes] = {}
         self._same = SameReplies()
 
@@ -80,8 +90,11 @@ class Cutter:
         descriptions = 0
         for kind, begin, end in frames(data):
             if kind in COMPLETIONS:
-                unit = self._units[len(answer.replies)]
-                answer.replies.append(self._reply(unit, rows, data[begin:end]))
+                if len(answer.replies) < len(self._units) and len(answer.learned) == self._learning:
+                    unit = self._units[len(answer.replies)]
+                    answer.replies.append(self._reply(unit, rows, data[begin:end]))
+                else:
+                    self._guarded(answer, rows)
                 rows = []
             elif kind in MEMBER_ROWS:
                 rows.append(data[begin:end])
@@ -96,12 +109,27 @@ class Cutter:
     def cut_tags(self, data: bytes) -> Answer:
         """The same where no member's reply can be told apart: ``replies`` has the CommandComplete frames."""
         answer = Answer()
+        rows: list[bytes] = []
         for kind, begin, end in frames(data):
             if kind == COMMAND_COMPLETE:
-                answer.replies.append(data[begin:end])
+                if len(answer.learned) == self._learning:
+                    answer.replies.append(data[begin:end])
+                else:
+                    self._guarded(answer, rows)
+                rows = []
+            elif kind == DATA_ROW:
+                rows.append(data[begin:end])
             else:
                 self._note(answer, kind, data, begin, end)
         return answer
+
+    def _guarded(self, answer: Answer, rows: list[bytes]) -> None:
+        """A query of the proxy's own was completed; ``rows``: what it said."""
+        if len(answer.learned) < self._learning:
+            answer.learned.append(next((fingerprint_of(row) for row in rows if row[0] == DATA_ROW), None))
+        else:
+            answer.checked += 1
+        answer.aside.extend(row for row in rows if row[0] != DATA_ROW)
 
     def _note(self, answer: Answer, kind: int, data: bytes, begin: int, end: int) -> None:
         """What belongs to no member."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 from tqdbproxy.core.statement import Kind, Strategy
 from tqdbproxy.core.writebatch.types import Done, Failed, Outcome
@@ -17,16 +17,19 @@ from tqdbproxy.postgres.mergeable import Mergeable
 from tqdbproxy.postgres.messages import (
     DESCRIBE_PORTAL_FRAME,
     EXECUTE_ALL_FRAME,
+    NO_DATA,
     PARAMETER_DESCRIPTION,
     READY_FOR_QUERY,
     READY_IDLE_FRAME,
+    ROW_DESCRIPTION,
     SYNC_FRAME,
     Parse,
     close_statement,
 )
-from tqdbproxy.postgres.servers import blame, merging
+from tqdbproxy.postgres.servers import blame, guards, merging
 from tqdbproxy.postgres.servers.answers import Answer, Cutter, SameReplies
 from tqdbproxy.postgres.servers.statements import Statements
+from tqdbproxy.postgres.tables import Tables
 from tqdbproxy.postgres.unit import NO_LIMIT, PORTAL, Asked, Unit
 
 STALE = frozenset({"26000", "0A000", "42804"})
@@ -41,7 +44,15 @@ members would fight the same fight again."""
 CONSTRAINT = "23"
 """Class of the errors of a row that violates a constraint; their detail names its values."""
 
-GUARD = "guard"
+DATA = "22"
+"""Class of the errors of a value that is none of its type."""
+
+GUARD, FINGERPRINT = "guard", "fingerprint"
+"""Templates of the proxy's own queries begin or end with one of these."""
+
+TablesByTemplate = Mapping[Hashable, Tables]
+NO_TABLES: TablesByTemplate = {}
+
 SYNTAX_OR_ACCESS = "42"
 """Class of the errors that are found before any row is touched."""
 
@@ -49,25 +60,40 @@ SYNTAX_OR_ACCESS = "42"
 class Exchange(ABC):
     """One attempt to execute ``units`` on the connection that has ``statements``.
 
+    ``tables`` has those that the units' templates depend on, for each template whose statement must mean what it would
+    mean if it were parsed now; see `guards`.
+
     ``request`` is what to send. ``stale`` is set if it failed because of a prepared statement that the server had lost
-    or could no longer use: trying again helps. ``aside`` holds messages for the connection's own session, ``rest``
-    what came after the end.
+    or could no longer use, or that meant something else by now: trying again helps. ``aside`` holds messages for the
+    connection's own session, ``rest`` what came after the end.
     """
 
-    def __init__(self, units: Sequence[Unit], statements: Statements) -> None:
+    def __init__(self, units: Sequence[Unit], statements: Statements, tables: TablesByTemplate = NO_TABLES) -> None:
         self.stale = False
         self.aside: list[bytes] = []
         self._units = units
         self._statements = statements
+        self._tables = tables
         self._names: dict[Hashable, bytes] = {}
         self._parsed: list[tuple[Hashable, bytes]] = []
+        self._order: list[Hashable] = []
+        """The templates of what is executed, in its order."""
         self._chunks: list[bytes] = []
         self._last = b""
         self._walked = 0
         self.rest = b""
         self._closing = statements.surplus()
         self._parts = [close_statement(name) for name in self._closing]
+        guarded = dict.fromkeys(tables.values()) if tables and not statements.blind else ()
+        self._learning = [one for one in guarded if one and statements.fingerprint(one) is None]
+        for one in self._learning:
+            self._compare(one)
         self._compose()
+        self._checks_at = len(self._order)
+        if len(self._order) > len(self._learning):
+            for one in guarded:
+                if one and one not in self._learning:
+                    self._compare(one)
         self._parts.append(SYNC_FRAME)
         self.request = b"".join(self._parts)
 
@@ -114,13 +140,39 @@ class Exchange(ABC):
         self._names[template] = name
         return name
 
+    def _compare(self, tables: Tables) -> None:
+        """Ask for the fingerprint of ``tables``, and whether it is the known one."""
+        template = (FINGERPRINT, tables)
+        name = self._prepare(template, guards.fingerprint_query(tables), guards.FINGERPRINT_TYPES)
+        self._parts.append(guards.fingerprint_execution(name, self._statements.fingerprint(tables)))
+        self._order.append(template)
+
     def _confirm(self, answer: Answer) -> None:
-        """Note what the server has now, and what it turned out not to have any more."""
+        """Note what the server has now, and what it turned out not to have any more, or not to be any more."""
+        for tables, fingerprint in zip(self._learning, answer.learned, strict=False):
+            self._statements.learn(tables, fingerprint)
         for template, name in self._parsed[: answer.parsed]:
-            self._statements.add(template, name)
+            self._statements.add(template, name, self._tables_of(template))
         self.aside = answer.aside
-        if answer.sqlstate in STALE:
-            self.stale = self._retire_old(self._template_at(len(answer.replies)))
+        if answer.sqlstate:
+            self._confirm_failure(answer)
+
+    def _confirm_failure(self, answer: Answer) -> None:
+        failed = answer.completed
+        if answer.sqlstate in STALE and failed < len(self._order):
+            self.stale = self._retire_old(self._order[failed])
+        if failed < len(self._learning) and answer.sqlstate.startswith(SYNTAX_OR_ACCESS):
+            self._statements.give_up_fingerprints()
+            self.stale = True
+        elif self._checks_at <= failed < len(self._order) and answer.sqlstate == guards.CHANGED:
+            self._changed()
+            self.stale = True
+        elif answer.sqlstate.startswith(DATA):
+            self._changed()  # perhaps the value is fine, and the column isn't any more what it was
+
+    def _changed(self) -> None:
+        for tables in self._tables.values():
+            self._statements.changed(tables)
 
     def _retire_old(self, failed: Hashable) -> bool:
         """Do without the statements that were there before; False if ``failed`` wasn't, so that the error is real."""
@@ -131,9 +183,9 @@ class Exchange(ABC):
             self._statements.retire(template)
         return True
 
-    @abstractmethod
-    def _template_at(self, completed: int) -> Hashable:
-        """What was to be executed after so many others."""
+    def _tables_of(self, template: Hashable) -> Tables | None:
+        """What the statement for ``template`` depends on."""
+        return self._tables.get(template)
 
 
 class PreparedExchange(Exchange):
@@ -143,6 +195,7 @@ class PreparedExchange(Exchange):
         self._asked: dict[Asked, None] = {}
         parts = self._parts
         for unit in self._units:
+            self._order.append(unit.template)
             name = self._prepare(unit.template, unit.sql, unit.types)
             parts.append(HEADER.pack(b"B", len(name) + len(unit.tail) + 6))
             parts.append(b"\0%b\0%b" % (name, unit.tail))
@@ -156,15 +209,13 @@ class PreparedExchange(Exchange):
             self._asked[asked] = None
             self._parts.append(DESCRIBE_PORTAL_FRAME if asked.what == PORTAL else frame(b"D", b"S%b\0" % name))
 
-    def _template_at(self, completed: int) -> Hashable:
-        return self._units[completed].template if completed < len(self._units) else None
-
     def _end(self, data: bytes) -> Outcome:
-        answer = Cutter(self._units, tuple(self._asked)).cut(data)
+        answer = Cutter(self._units, tuple(self._asked), len(self._learning)).cut(data)
         self._confirm(answer)
         if not answer.sqlstate:
-            return Done(self._trusted(answer), Strategy.PREPARED if len(self._names) == 1 else Strategy.TRANSACTION)
-        if self.stale or answer.sqlstate.startswith(ROLLBACK) or len(answer.replies) == len(self._units):
+            return Done(self._trusted(answer), Strategy.PREPARED if self._is_uniform() else Strategy.TRANSACTION)
+        executed = len(self._learning) <= answer.completed < self._checks_at
+        if self.stale or answer.sqlstate.startswith(ROLLBACK) or not executed:
             return Failed(None)
         return self._failed(len(answer.replies), answer.parsed)
 
@@ -179,6 +230,11 @@ class PreparedExchange(Exchange):
         pairs = zip(self._units, answer.replies, strict=True)
         return [None if unit.text.lifted is not None and UPDATED_NONE in reply else reply for unit, reply in pairs]
 
+    def _is_uniform(self) -> bool:
+        """Whether all members have one template."""
+        template = self._units[0].template
+        return all(unit.template == template for unit in self._units)
+
     def _failed(self, completed: int, parsed: int) -> Failed:
         """Whose statement it was. If a text can't be parsed, it is the fault of all that share it."""
         template = self._units[completed].template
@@ -189,29 +245,31 @@ class PreparedExchange(Exchange):
 
 
 class DescribeExchange(Exchange):
-    """Parses a template and asks which types its parameters have; executes nothing.
+    """Parses a template and asks what it takes and returns; executes nothing.
 
-    ``types``: the OIDs as the server has resolved them, once it has ended.
+    ``types``: the OIDs of its parameters as the server has resolved them, once it has ended; ``columns``: the raw
+    RowDescription or NoData frame.
     """
 
     types: tuple[int, ...] = ()
+    columns = b""
 
     def _compose(self) -> None:
         unit = self._units[0]
         name = self._prepare(unit.template, unit.sql, unit.types)
         self._parts.append(frame(b"D", b"S%b\0" % name))
 
-    def _template_at(self, completed: int) -> Hashable:
-        return self._units[0].template
-
     def _end(self, data: bytes) -> Outcome:
-        described = [data[begin:end] for kind, begin, end in frames(data) if kind == PARAMETER_DESCRIPTION]
-        answer = Cutter((), ()).cut_tags(data)
+        answer = Cutter((), (), len(self._learning)).cut_tags(data)
         self._confirm(answer)
-        if answer.sqlstate or not described:
+        if answer.sqlstate:
             return Failed(None)
-        (count,) = struct.unpack_from("!H", described[0], HEADER_SIZE)
-        self.types = struct.unpack_from(f"!{count}I", described[0], HEADER_SIZE + 2)
+        for kind, begin, end in frames(data):
+            if kind == PARAMETER_DESCRIPTION:
+                (count,) = struct.unpack_from("!H", data, begin + HEADER_SIZE)
+                self.types = struct.unpack_from(f"!{count}I", data, begin + HEADER_SIZE + 2)
+            elif kind in (ROW_DESCRIPTION, NO_DATA):
+                self.columns = data[begin:end]
         return Done((), Strategy.PREPARED)
 
 
@@ -222,32 +280,39 @@ class MergedExchange(Exchange):
     the server doesn't like the text of it or of the many rows.
     """
 
-    def __init__(self, units: Sequence[Unit], statements: Statements, mergeable: Mergeable) -> None:
+    def __init__(
+        self,
+        units: Sequence[Unit],
+        statements: Statements,
+        mergeable: Mergeable,
+        tables: TablesByTemplate = NO_TABLES,
+    ) -> None:
         self._mergeable = mergeable
         self.possible = True
         self.refused = False
-        super().__init__(units, statements)
+        super().__init__(units, statements, tables)
 
     def _compose(self) -> None:
         unit, mergeable = self._units[0], self._mergeable
         self._sizes = merging.pieces(len(self._units), mergeable.parameters)
         names = [self._prepare_piece(unit, size) for size in self._sizes]
         binds = merging.binds(self._units, mergeable.parameters, names, self._sizes)
-        guard = self._prepare((unit.template, GUARD), merging.guard(mergeable), merging.GUARD_TYPES)
+        guard = (unit.template, GUARD)
+        name = self._prepare(guard, guards.merging_query(mergeable.table), guards.MERGING_TYPES)
         if binds is None:
             self.possible = False
             return
-        for bind in binds:
+        for bind, size in zip(binds, self._sizes, strict=True):
             self._parts.append(bind)
             self._parts.append(EXECUTE_ALL_FRAME)
-        self._parts.append(frame(b"B", b"\0%b\0%b" % (guard, merging.guard_tail(len(self._units)))))
-        self._parts.append(EXECUTE_ALL_FRAME)
+            self._order.append(unit.template if size == 1 else (unit.template, size))
+        self._parts.append(guards.merging_execution(name, len(self._units)))
+        self._order.append(guard)
 
-    def _template_at(self, completed: int) -> Hashable:
-        template = self._units[0].template
-        if completed >= len(self._sizes):
-            return (template, GUARD)
-        return template if self._sizes[completed] == 1 else (template, self._sizes[completed])
+    def _tables_of(self, template: Hashable) -> Tables | None:
+        """All that isn't a fingerprint's depends on the same tables."""
+        is_ours = isinstance(template, tuple) and template[0] is FINGERPRINT
+        return None if is_ours else self._tables.get(self._units[0].template)
 
     def _prepare_piece(self, unit: Unit, rows: int) -> bytes:
         if rows == 1:
@@ -261,11 +326,11 @@ class MergedExchange(Exchange):
         return self._prepare(piece, self._mergeable.rows(rows), types)
 
     def _end(self, data: bytes) -> Outcome:
-        answer = Cutter((), ()).cut_tags(data)
+        answer = Cutter((), (), len(self._learning)).cut_tags(data)
         self._confirm(answer)
         if answer.sqlstate:
-            guarded = answer.sqlstate == merging.DIVISION_BY_ZERO and len(answer.replies) == len(self._sizes)
-            self.refused = guarded or answer.sqlstate.startswith(SYNTAX_OR_ACCESS)
+            guarded = answer.sqlstate == guards.NOT_MERGEABLE and len(answer.replies) == len(self._sizes)
+            self.refused = guarded or (answer.sqlstate.startswith(SYNTAX_OR_ACCESS) and not self.stale)
             constraint = answer.sqlstate.startswith(CONSTRAINT) and len(answer.replies) < len(self._sizes)
             return Failed(blame.culprit(self._units, answer.detail) if constraint else None)
         same = SameReplies()

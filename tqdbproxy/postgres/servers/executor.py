@@ -13,11 +13,19 @@ from twisted.internet.defer import Deferred, succeed
 
 from tqdbproxy.core.writebatch.types import Done, Failed, Lost, Outcome, Write
 from tqdbproxy.postgres.mergeable import Mergeable, mergeable
-from tqdbproxy.postgres.servers.batches import DescribeExchange, Exchange, MergedExchange, PreparedExchange
+from tqdbproxy.postgres.servers.batches import (
+    NO_TABLES,
+    DescribeExchange,
+    Exchange,
+    MergedExchange,
+    PreparedExchange,
+    TablesByTemplate,
+)
 from tqdbproxy.postgres.servers.connection import ServerConnection
 from tqdbproxy.postgres.servers.pool import lend
-from tqdbproxy.postgres.servers.statements import LIFETIME_S, Statements
+from tqdbproxy.postgres.servers.statements import Statements
 from tqdbproxy.postgres.sql import UNKNOWN_TYPE, Text, parse
+from tqdbproxy.postgres.tables import tables
 from tqdbproxy.postgres.unit import STATEMENT, Unit
 
 INTERVAL = 1186
@@ -34,15 +42,23 @@ SMALLEST_MERGE = 4
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A group on the connection that it was lent. What is learned of a template holds for its ``identity`` only."""
+    """A group on the connection that it was lent.
+
+    ``tables``: of the templates whose statements must mean what they would if they were parsed now; a statement that a
+    client has prepared means what it meant then. What is learned of a template holds for its ``identity`` only.
+    """
 
     units: Sequence[Unit]
+    templates: Sequence[Unit]
+    """A unit for each."""
+    tables: TablesByTemplate
     identity: Hashable
     connection: ServerConnection
 
-    def templates(self, one: bool) -> list[Unit]:
-        """A unit for each template; ``one``: there is only one."""
-        return list(self.units[:1] if one else {unit.template: unit for unit in self.units}.values())
+    @property
+    def statements(self) -> Statements:
+        """What the connection has prepared."""
+        return self.connection.statements
 
 
 class BatchExecutor:
@@ -57,8 +73,7 @@ class BatchExecutor:
         self._now = now
         self._mergeable: dict[Hashable, Mergeable | None] = {}
         self._refused: dict[Hashable, float] = {}
-        self._described_templates: dict[Hashable, bool] = {}
-        self._learned = now()
+        self._tables: dict[Hashable, TablesByTemplate] = {}
 
     def execute(self, writes: Sequence[Write]) -> Deferred[Outcome]:
         """Run ``writes`` on the connection of one of them; `Lost`, nothing sent, if none of them has one any more."""
@@ -66,48 +81,61 @@ class BatchExecutor:
         connection = lend(units)
         if connection is None:
             return succeed(Lost(sent=False))
-        self._learn_anew(connection.statements)
+        connection.statements.expire(self._now())
+        first = units[0]
         key = writes[0].key
-        job = Job(units, key.identity, connection)
-        return self._begin(job, job.templates(one=key.template == units[0].template))
+        if key.template == first.template:
+            return self._begin(Job(units, (first,), self._tables_of(first), key.identity, connection))
+        templates = list({unit.template: unit for unit in units}.values())
+        tables = {name: found for unit in templates for name, found in self._tables_of(unit).items()}
+        return self._begin(Job(units, templates, tables, key.identity, connection))
 
-    def _learn_anew(self, statements: Statements) -> None:
-        """What was parsed or described long ago may not be true any more."""
-        now = self._now()
-        statements.expire(now)
-        if now - self._learned >= LIFETIME_S:
-            self._described_templates.clear()
-            self._learned = now
+    def _tables_of(self, unit: Unit) -> TablesByTemplate:
+        """The tables of the unit's template, if its client would have parsed it now."""
+        found = self._tables.get(unit.template)
+        if found is None:
+            found = {unit.template: tables(unit.sql, parse)} if unit.columns is None else NO_TABLES
+            self._remember(self._tables, unit.template, found)
+        return found
 
-    def _begin(self, job: Job, templates: list[Unit]) -> Deferred[Outcome]:
-        """Describe the first of ``templates`` of which it isn't known what the server takes its strings for."""
-        for number, unit in enumerate(templates):
-            if self._is_doubtful(job, unit):
-                describe = DescribeExchange([unit], job.connection.statements)
-                return job.connection.run(describe).addCallback(self._described, describe, job, templates[number:])
-        return self._run(job, self._exchange(job))
+    def _begin(self, job: Job, again: int = 0, seen: int = 0) -> Deferred[Outcome]:
+        """Look first at statements of which it isn't known whether they fit; ``seen``: of so many templates it is."""
+        for number, unit in enumerate(job.templates[seen:], seen):
+            if _is_doubtful(unit):
+                fit = job.statements.fit(unit.template)
+                if fit is None:
+                    return self._describe(job, number, again)
+                if not fit:
+                    return succeed(Failed(None))
+        return self._run(job, self._exchange(job), again)
 
-    def _is_doubtful(self, job: Job, unit: Unit) -> bool:
-        lifted = unit.text.lifted
-        return (
-            lifted is not None
-            and UNKNOWN_TYPE in lifted.types
-            and (job.identity, unit.template) not in self._described_templates
-        )
+    def _describe(self, job: Job, number: int, again: int) -> Deferred[Outcome]:
+        describe = DescribeExchange([job.templates[number]], job.statements, job.tables)
+        return job.connection.run(describe).addCallback(self._described, describe, job, number, again)
 
     def _described(
-        self, outcome: Outcome, describe: DescribeExchange, job: Job, templates: list[Unit]
+        self, outcome: Outcome, describe: DescribeExchange, job: Job, number: int, again: int
     ) -> Outcome | Deferred[Outcome]:
-        """A string for an interval column with fields means something else as a parameter: keep it a constant."""
-        if not isinstance(outcome, Done) or not job.connection.lendable:
-            return outcome
-        if INTERVAL in describe.types:
-            self._keep_strings(templates[0].text)
-            return Failed(None)
-        self._remember(self._described_templates, (job.identity, templates[0].template), True)
-        return self._begin(job, templates[1:])
+        """Do the members' statements mean what the proxy's own does?
 
-    def _run(self, job: Job, exchange: Exchange, again: int = 0) -> Deferred[Outcome]:
+        A string for an interval column with fields means something else as a parameter: keep it a constant. Columns
+        that a client wasn't told of when it prepared its statement are an error that its own connection knows.
+        """
+        if not job.connection.lendable:
+            return Failed(None) if isinstance(outcome, Done) else outcome
+        if describe.stale and again < MAX_STALE:
+            return self._begin(job, again + 1)
+        if not isinstance(outcome, Done):
+            return outcome
+        unit = job.templates[number]
+        interval = unit.text.lifted is not None and INTERVAL in describe.types
+        if interval:
+            self._keep_strings(unit.text)
+        fit = not interval and unit.columns in (None, describe.columns)
+        job.statements.judge(unit.template, fit)
+        return self._begin(job, again, number + 1) if fit else Failed(None)
+
+    def _run(self, job: Job, exchange: Exchange, again: int) -> Deferred[Outcome]:
         return job.connection.run(exchange).addCallback(self._ended, job, exchange, again)
 
     def _ended(self, outcome: Outcome, job: Job, exchange: Exchange, again: int) -> Outcome | Deferred[Outcome]:
@@ -115,22 +143,21 @@ class BatchExecutor:
         if not isinstance(outcome, Failed) or not job.connection.lendable:
             return outcome
         if exchange.stale and again < MAX_STALE:
-            return self._run(job, self._exchange(job), again + 1)
+            return self._begin(job, again + 1)
         if isinstance(exchange, MergedExchange) and outcome.index is None:
             if exchange.refused:
                 self._remember(self._refused, (job.identity, job.units[0].template), self._now() + REFUSED_S)
-            return self._run(job, PreparedExchange(job.units, job.connection.statements), again)
+            return self._run(job, PreparedExchange(job.units, job.statements, job.tables), again)
         return outcome
 
     def _exchange(self, job: Job) -> Exchange:
-        statements = job.connection.statements
         found = self._merges(job)
         if found is not None:
-            merged = MergedExchange(job.units, statements, found)
+            merged = MergedExchange(job.units, job.statements, found, job.tables)
             if merged.possible:
                 return merged
             merged.discard()
-        return PreparedExchange(job.units, statements)
+        return PreparedExchange(job.units, job.statements, job.tables)
 
     def _merges(self, job: Job) -> Mergeable | None:
         """How to merge these units, if their text, the configuration and their hints allow it."""
@@ -149,6 +176,15 @@ class BatchExecutor:
         if len(where) >= KEPT_TEMPLATES:
             where.clear()
         where[what] = value
+
+
+def _is_doubtful(unit: Unit) -> bool:
+    """Whether its template has to be described before it is executed: the server's opinion of its strings matters, or
+    the client was told which columns it returns."""
+    lifted = unit.text.lifted
+    if lifted is not None:
+        return UNKNOWN_TYPE in lifted.types
+    return unit.columns is not None and unit.text.returning
 
 
 def _may_be_merged(unit: Unit, template: Hashable) -> bool:

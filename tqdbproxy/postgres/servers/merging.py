@@ -1,16 +1,8 @@
 """A prepared batch of single-row INSERTs as a few many-row INSERTs, where nobody can notice.
 
 The rows are cut into pieces of fixed sizes, so that each piece's statement is parsed once per connection; a piece's
-Bind is put together from the members' raw parameter bytes. Behind them, in the same transaction and round trip, runs
-a guard: a query that fails, and so takes everything back, unless the table is an ordinary one without rules, row-level
-security or triggers (but those of foreign keys to other tables: rows that refer to each other may come in any order
-only if they come at once), without STABLE functions of the user's in defaults and checks (they don't see the rows
-before theirs), and at least as many rows were inserted as there are members; without triggers it can't be more. (The
-server counts insertions since it last reported its statistics, hence "at least"; with track_counts off the guard always
-fails.) The INSERTs hold a lock on the table that keeps all of that from changing until the commit, so the guard can't
-be overtaken: there is no knowledge of the catalogue that could go stale. Only the guard's snapshot could be older than
-the lock, where a transaction has but one; so it fails unless each statement has its own (READ COMMITTED). The law of
-this module: no I/O.
+Bind is put together from the members' raw parameter bytes. Behind them runs a guard (`guards.MERGING`). The law of this
+module: no I/O.
 """
 
 from __future__ import annotations
@@ -19,7 +11,6 @@ import struct
 from collections.abc import Sequence
 
 from tqdbproxy.postgres.framing import HEADER, FramingError, length_at
-from tqdbproxy.postgres.mergeable import Mergeable
 from tqdbproxy.postgres.unit import Unit
 
 MAX_PARAMETERS = 65535
@@ -27,33 +18,6 @@ MAX_PARAMETERS = 65535
 
 LARGEST_PIECE = 256
 NULL = 0xFFFFFFFF
-
-_GUARD = (
-    b"SELECT 1 / (pg_catalog.pg_stat_get_xact_tuples_inserted(c.oid) >= $1"
-    b" AND c.relkind = 'r' AND NOT c.relhasrules AND NOT c.relrowsecurity AND NOT c.relispartition"
-    b" AND NOT (c.relhastriggers AND EXISTS (SELECT FROM pg_catalog.pg_trigger t"
-    b" WHERE t.tgrelid = c.oid AND (NOT t.tgisinternal OR t.tgconstrrelid = c.oid)))"
-    b" AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend o, pg_catalog.pg_depend d, pg_catalog.pg_proc p"
-    b" WHERE o.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND o.refobjid = c.oid"
-    b" AND o.classid IN ('pg_catalog.pg_attrdef'::pg_catalog.regclass, 'pg_catalog.pg_constraint'::pg_catalog.regclass)"
-    b" AND d.classid = o.classid AND d.objid = o.objid"
-    b" AND d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND p.oid = d.refobjid AND p.provolatile = 's')"
-    b" AND pg_catalog.current_setting('transaction_isolation') = 'read committed')::pg_catalog.int4"
-    b" FROM pg_catalog.pg_class c WHERE c.oid = '%b'::pg_catalog.regclass"
-)
-GUARD_TYPES = struct.pack("!HI", 1, 20)
-DIVISION_BY_ZERO = "22012"
-"""How the guard fails."""
-
-
-def guard(mergeable: Mergeable) -> bytes:
-    """The query that fails unless merging could not be noticed; its parameter is the number of members (int8)."""
-    return _GUARD % mergeable.table.replace(b"'", b"''")
-
-
-def guard_tail(members: int) -> bytes:
-    """The raw tail of the guard's Bind: one binary int8, no result worth a format."""
-    return struct.pack("!HHHIqH", 1, 1, 1, 8, members, 0)
 
 
 def pieces(members: int, parameters: int) -> list[int]:
