@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -110,3 +112,44 @@ def test_stopped_it_leaves_the_window_as_it_is() -> None:
     assert bench.clock.getDelayedCalls() == []
     bench.window.start()
     assert bench.second(0) == 0.004
+
+
+def test_with_other_bounds_it_goes_on_from_where_it_is() -> None:
+    bench = Bench()
+    bench.window.start()
+    assert bench.second(101) == 0.008
+    bench.window.bounds = BOUNDS
+    assert bench.window.delay_s == 0.008
+    bench.window.bounds = replace(BOUNDS, initial_s=0.002, threshold=50)
+    assert bench.window.delay_s == 0.008
+    assert bench.second(51) == 0.016
+    bench.window.bounds = replace(BOUNDS, max_s=0.01)
+    assert bench.window.delay_s == 0.01
+    bench.window.bounds = replace(BOUNDS, min_s=0.012)
+    assert bench.window.delay_s == 0.012
+    assert bench.metrics.delay_adjustments == {"up": 2, "down": 0}
+    assert bench.told[-2:] == [0.01, 0.012], "whoever waits by it is told, the counters count the load's doing"
+
+
+def test_the_same_bounds_do_not_begin_the_interval_anew() -> None:
+    bench = Bench()
+    bench.window.start()
+    for _ in range(4):
+        bench.written += 30
+        bench.clock.advance(0.25)
+        bench.window.bounds = BOUNDS
+    assert (bench.window.writes_per_second, bench.window.delay_s) == (120, 0.008)
+
+
+def test_another_interval_holds_at_once() -> None:
+    bench = Bench()
+    bench.window.start()
+    bench.clock.advance(0.5)
+    bench.written += 1000
+    bench.window.bounds = replace(BOUNDS, interval_s=0.25)
+    bench.written += 26
+    bench.clock.advance(0.25)
+    assert (bench.window.writes_per_second, bench.window.delay_s) == (104, 0.008)
+    bench.window.stop()
+    bench.window.bounds = replace(BOUNDS, interval_s=5)
+    assert bench.clock.getDelayedCalls() == [], "stopped, it stays so"

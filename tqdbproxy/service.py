@@ -223,19 +223,23 @@ class ProxyService(Service):
     def _apply_batching(self, settings: WriteBatchSettings) -> None:
         self._batches.limits = _batch_limits(settings)
         self._executor.merge = settings.merge_inserts == "auto"
-        if self._window is not None:
+        self._book.rules = replace(self._book.rules, batching=settings.enabled, max_bytes=settings.max_batch_bytes)
+        if settings.mode == "adaptive":
+            self._adapt(_bounds(settings))
+        elif self._window is not None:
             self._window.stop()
             self._window = None
-        if settings.mode == "adaptive":
-            self._window = AdaptiveWindow(
-                _bounds(settings),
-                cast(IReactorTime, reactor),
-                self._metrics,
-                lambda: self._batches.written,
-                partial(self._move_window, settings),
-            )
-            self._window.start()
-        self._move_window(settings, self._window.delay_s if self._window is not None else None)
+            self._move_window(None)
+
+    def _adapt(self, bounds: Bounds) -> None:
+        if self._window is not None:
+            self._window.bounds = bounds
+            return
+        self._window = AdaptiveWindow(
+            bounds, cast(IReactorTime, reactor), self._metrics, lambda: self._batches.written, self._move_window
+        )
+        self._window.start()
+        self._move_window(self._window.delay_s)
 
     def _apply_caching(self, settings: Settings) -> None:
         cache = settings.cache
@@ -270,10 +274,8 @@ class ProxyService(Service):
         # What sessions have noted of their last units holds for one set of rules: now they look again.
         self._book.rules = replace(self._book.rules)
 
-    def _move_window(self, settings: WriteBatchSettings, delay_s: float | None) -> None:
-        self._book.rules = replace(
-            self._book.rules, batching=settings.enabled, max_bytes=settings.max_batch_bytes, window_s=delay_s
-        )
+    def _move_window(self, delay_s: float | None) -> None:
+        self._book.rules = replace(self._book.rules, window_s=delay_s)
 
     def _show(self) -> None:
         """Gauges that are read from the parts when somebody asks."""

@@ -138,25 +138,54 @@ def test_a_hint_decides_for_itself(plain: Place, start_with: StartWith) -> None:
         assert status(wire) == ("single", "1", "")
 
 
+def reload(proxy: RunningProxy, text: str | None = None) -> None:
+    """Let the proxy read its configuration again, this one or the same."""
+    before = proxy.log.count("configuration reloaded")
+    if text is not None:
+        proxy.config_path.write_text(text)
+    proxy.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: proxy.log.count("configuration reloaded") > before)
+
+
+def test_a_reload_keeps_the_window(start_with: StartWith) -> None:
+    """Without writes it has shrunk to its smallest, and the next measurement is far away."""
+    proxy, _ = start_with(ADAPTIVE)
+    wait_for(lambda: delay_ms(proxy) == 2)
+    still = ADAPTIVE.replace("metrics_interval = 0.1", "metrics_interval = 600")
+    for text, kept in [
+        (still, 2),
+        (None, 2),
+        (still + "\n[limits]\nmax_clients = 7\n", 2),
+        (still.replace("initial_delay_ms = 5", "initial_delay_ms = 10"), 2),
+        (still.replace("min_delay_ms = 2", "min_delay_ms = 4"), 4),
+        (still, 4),
+        (
+            still.replace("max_delay_ms = 20", "max_delay_ms = 3").replace(
+                "initial_delay_ms = 5", "initial_delay_ms = 2"
+            ),
+            3,
+        ),
+    ]:
+        reload(proxy, text)
+        assert delay_ms(proxy) == kept, text
+    reload(proxy, "")
+    assert delay_ms(proxy) == 0
+    reload(proxy, still)
+    assert delay_ms(proxy) == 5, "switched off and on, it begins anew"
+
+
 def test_the_mode_can_be_changed(plain: Place, start_with: StartWith) -> None:
     proxy, _ = start_with("[write_batch]\nearly_quorum = off\n")
-
-    def reload(text: str) -> None:
-        before = proxy.log.count("configuration reloaded")
-        proxy.config_path.write_text(text)
-        proxy.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: proxy.log.count("configuration reloaded") > before)
-
     with crowd(proxy.port, plain.database, MANY, search_path=plain.here) as writers:
         for _ in range(2):
             assert writers.send(write("")) == [INSERTED] * MANY
             assert set(writers.statuses()) == {("", "", "")}
             assert delay_ms(proxy) == 0
-            reload(STEADY)
+            reload(proxy, STEADY)
             assert delay_ms(proxy) == 60
             assert writers.send(write("")) == [INSERTED] * MANY
             assert writers.together == "merged"
-            reload(STEADY + "enabled = false\n")
+            reload(proxy, STEADY + "enabled = false\n")
             assert writers.send(write("")) == [INSERTED] * MANY
             assert {one.strategy for one in writers.statuses()} == {""}
-            reload("")
+            reload(proxy, "")

@@ -75,6 +75,20 @@ class AdaptiveWindow:
         self._delay_s = min(max(delay_s, self._bounds.min_s), self._bounds.max_s)
         self._changed(self._delay_s)
 
+    @property
+    def bounds(self) -> Bounds:
+        """Between what it moves, and how. Others can be set at any time: it goes on from where it is, if it may."""
+        return self._bounds
+
+    @bounds.setter
+    def bounds(self, bounds: Bounds) -> None:
+        restarts = self._loop.running and bounds.interval_s != self._bounds.interval_s
+        self._bounds = bounds
+        if restarts:
+            self.stop()
+            self.start()
+        self.delay_s = self._delay_s
+
     def start(self) -> None:
         """Begin to measure."""
         self._before = self._written()
