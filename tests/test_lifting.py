@@ -17,7 +17,9 @@ from tqdbproxy.core.statement import Reason
 from tqdbproxy.embedded import EmbeddedServer
 from tqdbproxy.postgres.effects import Node
 from tqdbproxy.postgres.lifting import Lifted, Lifter
+from tqdbproxy.postgres.spelling import spelt
 from tqdbproxy.postgres.sql import Texts, parse
+from tqdbproxy.postgres.sqltext import pieces
 
 I4, I8, NUM, UNK = 23, 20, 1700, 705
 
@@ -66,7 +68,8 @@ def test_what_becomes_a_parameter(marked: str, types: str) -> None:
     constants = between[1::2]
     template = between[0] + "".join(f"${n}{after}" for n, after in enumerate(between[2::2], 1))
     values = tuple(constant.removeprefix("'").removesuffix("'").replace("''", "'").encode() for constant in constants)
-    assert lift("".join(between)) == Lifted(template.encode(), tuple(TYPES[kind] for kind in types), values)
+    spelling = spelt(pieces(template.encode()) or [])
+    assert lift("".join(between)) == Lifted(spelling, tuple(TYPES[kind] for kind in types), values)
 
 
 def test_escapes_are_decoded() -> None:

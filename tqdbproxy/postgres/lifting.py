@@ -2,7 +2,7 @@
 
 The law of this module: a template is judged once, by the parser; a text is only cut and looked up. A constant is
 replaced where `liftable` says so, and only if the template, parsed again, has the tree of the text with just these
-constants replaced.
+constants replaced. A template is in the one spelling that `spelling` gives it, if that has the tree of the text, too.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from tqdbproxy.postgres.constants import MARK, TYPES, Constants, cut
 from tqdbproxy.postgres.effects import NONE, Node, nodes
 from tqdbproxy.postgres.facts import Facts, judge
 from tqdbproxy.postgres.liftable import places
+from tqdbproxy.postgres.spelling import spelt
 from tqdbproxy.postgres.sqltext import pieces
 
 #: More parameters than this are not worth it, and PostgreSQL's limit (65535) is far.
@@ -41,7 +42,7 @@ class Lifted:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What all texts with one key have in common.
+    """What all texts with one key have in common, and those that differ from them in meaningless white space.
 
     ``lifts``: which of the constants become parameters. ``between``: the template's text around the constants.
     ``template``: all of it, if no constant stays. ``timely``: a literal that is no such constant is read by the clock.
@@ -63,6 +64,13 @@ class Shape:
         template = _template(self.between, self.lifts, constants.raws)
         values = tuple([value for lifted, value in zip(self.lifts, constants.values, strict=True) if lifted])
         return Lifted(template, self.types, values)
+
+    def whole(self, constants: Constants) -> bytes:
+        """The text with these constants in it, in its one spelling."""
+        parts = [b""] * (2 * len(self.between) - 1)
+        parts[::2] = self.between
+        parts[1::2] = constants.raws
+        return b"".join(parts)
 
     def keeps_timely(self, constants: Constants) -> bool:
         """Whether a constant that stays is read by the clock."""
@@ -107,7 +115,10 @@ class Lifter:
         if shape is not None:
             marks = MARK.findall(constants.key)
             lifts = tuple(lifted and mark != b"s" for lifted, mark in zip(shape.lifts, marks, strict=True))
-            self._shapes[constants.key] = _shape(shape.facts, marks, lifts, shape.between, shape.timely)
+            kept = _shape(shape.facts, marks, lifts, shape.between, shape.timely)
+            for key, other in self._shapes.items():
+                if other is not None and other.between == shape.between:
+                    self._shapes[key] = kept
 
     def shape(self, constants: Constants) -> Shape | None:
         """What is known of a text, if its constants don't matter for that; None: they do."""
@@ -116,21 +127,52 @@ class Lifter:
             return self._shapes[key]
         if len(key) > MAX_KEY:
             return None
-        if len(self._shapes) >= self._limit:
-            for old in list(self._shapes)[: max(1, self._limit // 2)]:
-                del self._shapes[old]
-        try:
-            shape = self._judge(key)
-        except Exception:
-            # A syntax error, or syntax newer than the parser, or a tree that is too deep or unheard of: all one.
-            shape = None
-        self._shapes[key] = shape
+        # Looked up once more, so that all spellings share one shape, with what is found out about it later.
+        common = self._common(key)
+        shape = self._shapes[common] if common in self._shapes else self._judged(common)
+        self._keep(common, shape)
+        self._keep(key, shape)
         return shape
 
+    def spell(self, text: bytes) -> bytes:
+        """The one spelling of a text without hints; the text itself, if its white space may mean something."""
+        return self._spelt(text) if len(text) <= MAX_KEY else text
+
+    def _spelt(self, text: bytes) -> bytes:
+        parts = pieces(text)
+        found = text if parts is None else spelt(parts)
+        if found == text:
+            return text
+        try:
+            return found if _bare(self._parse(found)[0], {}) == _bare(self._parse(text)[0], {}) else text
+        except Exception:
+            return text
+
+    def _common(self, key: bytes) -> bytes:
+        """The key of the one spelling of the texts with this key."""
+        marks, between, samples = _sampled(key)
+        text, _ = _joined(between, samples)
+        found = self._spelt(text)
+        if found == text:
+            return key
+        common = cut(pieces(found) or [b""]).key
+        return common if MARK.findall(common) == marks else key
+
+    def _keep(self, key: bytes, shape: Shape | None) -> None:
+        if key not in self._shapes and len(self._shapes) >= self._limit:
+            for old in list(self._shapes)[: max(1, self._limit // 2)]:
+                del self._shapes[old]
+        self._shapes[key] = shape
+
+    def _judged(self, key: bytes) -> Shape | None:
+        try:
+            return self._judge(key)
+        except Exception:
+            # A syntax error, or syntax newer than the parser, or a tree that is too deep or unheard of: all one.
+            return None
+
     def _judge(self, key: bytes) -> Shape | None:
-        marks = MARK.findall(key)
-        between = tuple(MARK.split(key)[::2])
-        samples = [_sample(mark, number) for number, mark in enumerate(marks, 1001)]
+        marks, between, samples = _sampled(key)
         text, starts = _joined(between, samples)
         tree, encoding = self._parse(text)
         facts = judge(tree, encoding)
@@ -163,6 +205,13 @@ def _shape(
     types = tuple(TYPES[mark] for mark, lifted in zip(marks, lifts, strict=True) if lifted)
     template = _template(between, lifts, marks) if types and all(lifts) else None
     return Shape(facts, lifts, types, between, template, timely)
+
+
+def _sampled(key: bytes) -> tuple[list[bytes], tuple[bytes, ...], list[bytes]]:
+    """The marks in a key, the text around them, and a constant for each, all different."""
+    marks = MARK.findall(key)
+    samples = [_sample(mark, number) for number, mark in enumerate(marks, 1001)]
+    return marks, tuple(MARK.split(key)[::2]), samples
 
 
 def _joined(between: tuple[bytes, ...], constants: list[bytes]) -> tuple[bytes, list[int]]:

@@ -19,7 +19,7 @@ from tqdbproxy.postgres.constants import cut
 from tqdbproxy.postgres.effects import NONE, UNKNOWN, Change, Effect, Node
 from tqdbproxy.postgres.facts import UNREADABLE, Facts, judge
 from tqdbproxy.postgres.kept import Kept
-from tqdbproxy.postgres.lifting import Lifted, Lifter, is_timely
+from tqdbproxy.postgres.lifting import Lifted, Lifter, Shape, is_timely
 from tqdbproxy.postgres.likeness import likeness
 from tqdbproxy.postgres.relations import EVERYTHING, purged_by, unite
 from tqdbproxy.postgres.sqltext import BLANKS, doubtful, outer_comments, pieces, statements, uncommented
@@ -95,7 +95,7 @@ class Texts:
         self._parsed = Kept(limit)
         self._limit = limit
         self._lifter = Lifter(parse)
-        self._alike: dict[bytes, tuple[Text, Lifted, re.Pattern[bytes] | None, list[int]]] = {}
+        self._alike: dict[bytes, tuple[Text, Lifted, re.Pattern[bytes] | None, Shape]] = {}
         self._changes: dict[bytes, Text] = {}
         self._comments: dict[tuple[bytes, ...], tuple[Hints | None, tuple[bool, ...]]] = {}
         self._set(max_hint_ms, unhinted, purging)
@@ -200,9 +200,9 @@ class Texts:
         found = self._alike.get(constants.key)
         if found is None:
             return None
-        old, as_before, like, places = found
+        old, as_before, like, shape = found
         lifted = Lifted(as_before.template, as_before.types, tuple(constants.values))
-        stripped = _stripped(_kept(parts, places))
+        stripped = shape.whole(constants)
         return Text(
             old.kind, old.hints, NONE, False, True, None, old.returning, stripped, None, lifted, like,
             False, old.read_reason, (), old.purges,
@@ -239,21 +239,23 @@ class Texts:
             return
         marked = parts.copy()
         constants = cut(marked)
-        if len(constants.values) != len(lifted.values):
+        shape = self._lifter.shape(cut(_kept(parts, places)))
+        if shape is None or len(constants.values) != len(lifted.values):
             return
         if len(self._alike) >= self._limit:
             self._alike.clear()
-        self._alike[constants.key] = (found, lifted, likeness(b"".join(marked)), places)
+        self._alike[constants.key] = (found, lifted, likeness(b"".join(marked)), shape)
 
     def _by_shape(self, parts: list[bytes], places: list[int], hints: Hints | None, asks: bool) -> Text | None:
         """The text by what is known of its like; None: its constants matter."""
-        kept = _kept(parts, places)
-        stripped = _stripped(kept)
-        constants = cut(kept)
+        constants = cut(_kept(parts, places))
         shape = self._lifter.shape(constants)
-        if shape is None or (shape.facts.kind is Kind.SELECT and is_view(stripped)):
+        if shape is None:
             return None
         facts = shape.facts
+        stripped = shape.whole(constants) if facts.is_write else _stripped(_kept(parts, places))
+        if facts.kind is Kind.SELECT and is_view(stripped):
+            return None
         purges = self._purges(hints, facts.purges)
         if not asks:
             if hints is None:
@@ -304,8 +306,9 @@ class Texts:
             if hints is not None:
                 return replace(plain, kind=facts.kind, effect=facts.effect, purges=purges)
             return Text(facts.kind, effect=facts.effect, purges=purges) if purges or facts.effect is not NONE else PLAIN
+        stripped = self._lifter.spell(plain.stripped) if facts.is_write and reason is None else plain.stripped
         return Text(
-            facts.kind, hints, facts.effect, False, facts.is_write, reason, facts.returning, plain.stripped,
+            facts.kind, hints, facts.effect, False, facts.is_write, reason, facts.returning, stripped,
             facts.deallocates, None, None, is_read, read_reason, tags, purges,
         )  # fmt: skip
 
