@@ -17,6 +17,7 @@ from tqdbproxy.postgres.clients.reads import Reads
 from tqdbproxy.postgres.clients.session import Session
 from tqdbproxy.postgres.clients.steps import Step
 from tqdbproxy.postgres.clients.tally import Tally
+from tqdbproxy.postgres.described import Described
 from tqdbproxy.postgres.messages import StartupMessage
 from tqdbproxy.postgres.sql import Texts
 
@@ -26,6 +27,8 @@ VIEW = "select * from pg_tqdb_status"
 STARTUP = StartupMessage.parse(m.startup(user="u"))
 IDLE, OPEN, BROKEN = b"ITE"
 COMPANY = Company(2, 0.0, Strategy.PREPARED)
+DESCRIBED = Described(b"\0\1\0\0\0\x17", m.NO_DATA)
+"""One int4, no columns."""
 
 
 class Talk:
@@ -75,8 +78,17 @@ class Talk:
         assert step is not None
         assert step.unit is not None
         assert (step.forward, step.local) == (b"", b"")
+        if step.key is None:
+            step = self.settles(step)
+        assert step.unit is not None
         self.session.batched(step.unit, COMPANY, 0.0)
         return step
+
+    def settles(self, step: Step, described: Described | None = DESCRIBED) -> Step:
+        """The statement of this unit isn't known well enough; now the server has told what it is."""
+        assert step.unit is not None
+        assert (step.key, step.fetch) == (None, None)
+        return self.session.settled(step.unit, step.settle, described)
 
     def excluded(self) -> dict[str, int]:
         """Reasons why hints were not followed, by all callers."""

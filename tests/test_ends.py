@@ -101,6 +101,21 @@ def test_a_client_that_half_closes_while_it_waits() -> None:
     assert client.transport.lost
 
 
+@pytest.mark.parametrize("behind", [b"", m.TERMINATE], ids=m.kinds)
+def test_a_client_that_half_closes_while_it_waits_for_anothers_answer(behind: bytes) -> None:
+    world = scripted()
+    one, other = session(world), session(world)
+    read = m.query("/* ttl:60 */ select 1")
+    one.says(read)
+    other.says(read + behind)
+    other.closes(half=True)
+    world.settle()
+    failed = m.error("22012") + m.ready()
+    assert one.answers(failed) == failed
+    assert other.server.hears() == read + behind
+    assert other.transport.lost
+
+
 def test_a_client_that_half_closes_while_its_question_is_held() -> None:
     client = session(scripted())
     client.sends(m.query("select 1"))

@@ -5,10 +5,14 @@ from __future__ import annotations
 import pytest
 
 from tests import builders as m
-from tests.talks import BROKEN, IDLE, OPEN, SIMPLE, VIEW, WRITE, Talk, bound
+from tests.talks import BROKEN, DESCRIBED, IDLE, OPEN, SIMPLE, VIEW, WRITE, Talk, bound
+from tqdbproxy.core.routing import Rules
+from tqdbproxy.core.statement import Kind
 from tqdbproxy.core.writebatch.types import NO_COMPANY
+from tqdbproxy.postgres.capture import Answer
 from tqdbproxy.postgres.clients.steps import Step
 from tqdbproxy.postgres.clients.walk import INSPECTED
+from tqdbproxy.postgres.described import Described
 
 
 @pytest.fixture
@@ -92,14 +96,113 @@ def test_the_unnamed_statement_is_repaired_before_it_can_be_used(talk: Talk, dat
     assert talk.asked == [1]
 
 
-def test_the_unnamed_statement_is_used_again_without_a_repair_as_long_as_that_is_batched(talk: Talk) -> None:
+def test_the_unnamed_statement_is_used_again_without_a_repair_if_it_was_sent_to_be_described(talk: Talk) -> None:
     talk.batches(UNNAMED)
+    assert talk.session.prepared.unsent_before(b"") == REPAIR
     assert talk.batches(bound("")).unit.raw == bound("")  # type: ignore[union-attr]
+    assert talk.session.prepared.unsent_before(b"") == b""
+    step = talk.batches(bound(""))
+    assert step.unit is not None
+    assert talk.session.forward_alone(step.unit, NO_COMPANY) == bound("")
+    assert talk.asked == []
+
+
+def test_the_unnamed_statement_is_repaired_if_it_could_not_be_described(talk: Talk) -> None:
+    talk.batches(UNNAMED)
     step = talk.read(bound(""))
     assert step is not None
-    assert step.unit is not None
-    assert talk.session.forward_alone(step.unit, NO_COMPANY) == REPAIR + bound("")
+    assert talk.settles(step, None).forward == REPAIR + bound("")
     assert talk.asked == [1]
+
+
+# Settled statements
+
+
+def test_a_statement_is_settled_when_it_is_used_for_the_first_time(talk: Talk) -> None:
+    prepare(talk)
+    step = talk.read(bound())
+    assert step is not None
+    assert step.unit is not None
+    assert (step.unit.raw, step.settle, step.key, step.rest) == (bound(), b"s", None, b"")
+    first = talk.settles(step).unit
+    assert first is not None
+    assert (first.types, first.columns) == (DESCRIBED.types, DESCRIBED.columns)
+    assert first.template == (b"insert into t values ($1)", DESCRIBED.types, DESCRIBED.columns)
+    assert talk.session._again.ready
+    assert talk.session._again.match(bound(), talk.session.prepared) is not None
+    again = talk.read(bound())
+    assert again is not None
+    assert again is talk.session._again.step
+    assert (again.unit.template, again.unit.columns) == (first.template, first.columns)  # type: ignore[union-attr]
+    assert talk.metrics.caller("a.py", "", Kind.INSERT).queries == 2
+
+
+def test_a_statement_that_can_not_be_described_is_tried_again(talk: Talk) -> None:
+    prepare(talk)
+    for number in (1, 2):
+        step = talk.read(bound())
+        assert step is not None
+        assert talk.settles(step, None).forward == bound()
+        talk.done(failed=True)
+        assert talk.metrics.caller("a.py", "", Kind.INSERT).queries == number
+    assert talk.batches(bound()).key is not None
+    assert talk.excluded() == {}
+
+
+@pytest.mark.parametrize("gone", [m.close_statement("s") + m.SYNC, m.query("deallocate s"), m.query("discard all")])
+def test_another_statement_of_that_name_is_settled_again(talk: Talk, gone: bytes) -> None:
+    prepare(talk)
+    talk.batches(bound())
+    talk.forwards(gone)
+    talk.done()
+    prepare(talk, WRITE.replace("into t", "into u"))
+    step = talk.read(bound())
+    assert step is not None
+    assert (step.settle, step.key) == (b"s", None)
+    assert talk.settles(step).unit.sql == b"insert into u values ($1)"  # type: ignore[union-attr]
+
+
+def test_what_would_be_forwarded_anyway_is_not_settled(talk: Talk) -> None:
+    prepare(talk)
+    talk.forwards(m.query("begin"))
+    talk.done(status=OPEN)
+    talk.forwards(bound())
+    assert talk.excluded() == {"transaction": 1}
+
+
+def test_what_is_forwarded_after_all_once_it_is_settled(talk: Talk) -> None:
+    """The configuration has changed meanwhile."""
+    prepare(talk)
+    step = talk.read(bound())
+    assert step is not None
+    talk.session._book.rules = Rules(batching=False)
+    assert talk.settles(step) == Step(forward=bound())
+    assert (talk.excluded(), talk.session.sent) == ({"disabled": 1}, 2)
+
+
+def test_reads_are_told_apart_by_what_their_clients_were_told_of_the_columns(talk: Talk) -> None:
+    prepare(talk, "/* ttl:60 */ select a from t where a = $1")
+    other, alike = Talk(), Talk()
+    for one in (other, alike):
+        one.session._reads, one.session._texts = talk.session._reads, talk.session._texts
+        one.session.history = talk.session.history
+        prepare(one, "/* ttl:60 */ select a from t where a = $1")
+    old, new = (m.BIND_COMPLETE + m.data_row(*row) + m.complete("SELECT 1") + m.ready() for row in ("a", "ab"))
+    assert [answer(talk, "a"), answer(talk, "a"), answer(talk, "a")] == [b"", old, old]
+    assert [answer(other, "a", "b"), answer(other, "a", "b"), answer(other, "a", "b")] == [b"", new, new]
+    assert [answer(alike, "a"), answer(talk, "a"), answer(other, "a", "b")] == [old, old, new]
+
+
+def answer(talk: Talk, *columns: str) -> bytes:
+    """What a read is told from memory; if its own server is asked, that answers with its columns."""
+    step = talk.read(bound())
+    assert step is not None
+    if step.settle:
+        step = talk.settles(step, Described(DESCRIBED.types, m.row_description(*columns)))
+    if step.sink is not None:
+        step.sink.answered(Answer(b"", m.data_row(*columns), m.complete("SELECT 1")), 100)
+        talk.done()
+    return step.local
 
 
 @pytest.mark.parametrize("data", [m.query("select 1"), m.unit("select 1"), m.TERMINATE], ids=m.kinds)

@@ -351,9 +351,6 @@ def test_a_bind_with_a_describe_of_another_statement(place: Place) -> None:
     assert talk(two, both) == talk(direct, both)
 
 
-@pytest.mark.xfail(
-    reason="a Bind doesn't tell which columns its client was told of when it prepared the statement", strict=False
-)
 def test_a_table_altered_since_the_statement_was_described(place: Place) -> None:
     """The server refuses a plan whose columns have changed; what another one got, who prepared it anew, is kept."""
     old, new, direct = place.session(), place.session(), place.direct()

@@ -26,6 +26,7 @@ from tqdbproxy.postgres.clients.history import History, Identities
 from tqdbproxy.postgres.clients.reads import Reads
 from tqdbproxy.postgres.clients.session import Session
 from tqdbproxy.postgres.clients.tally import Tally
+from tqdbproxy.postgres.described import Described
 from tqdbproxy.postgres.messages import StartupMessage
 from tqdbproxy.postgres.sql import Texts
 
@@ -121,6 +122,9 @@ class ServerEnd(Protocol):
 
     def cancel(self, key: bytes) -> Deferred[None]:
         """Ask the server to cancel what the session is doing."""
+
+    def describe(self, name: bytes, before: bytes = b"") -> Deferred[Described | None]:
+        """Ask what the client's statement takes and returns."""
 
 
 @dataclass(slots=True)

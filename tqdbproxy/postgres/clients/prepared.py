@@ -7,18 +7,24 @@ has confirmed it; where it is forgotten too early, a write is forwarded that cou
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from tqdbproxy.postgres.described import Described
 from tqdbproxy.postgres.sql import Text
 from tqdbproxy.postgres.unit import NO_TYPES
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedStatement:
-    """Its text, and the parameter types that its Parse declared, raw."""
+    """Its text, and the parameter types that its Parse declared, raw.
+
+    If it is *settled*, ``types`` are those that the server has resolved, and ``columns`` is what it says that the
+    statement returns, raw; that is what its client was told, or could have been, and it holds as long as the statement.
+    """
 
     text: Text
     types: bytes = NO_TYPES
+    columns: bytes | None = None
 
 
 class Prepared:
@@ -83,6 +89,16 @@ class Prepared:
             self._known[b""] = statement
         self.unsent = unsent
         self.interesting = True
+
+    def unsent_before(self, name: bytes) -> bytes:
+        """What the server has to get before it is asked about the statement ``name``."""
+        return b"" if name else self.unsent
+
+    def settle(self, name: bytes, described: Described) -> None:
+        """The server has told what the statement ``name`` is; so it has what had to be sent before."""
+        self._known[name] = replace(self._known[name], types=described.types, columns=described.columns)
+        if not name:
+            self.unsent = b""
 
     def take_unsent(self) -> bytes:
         """What has to be sent now, since the unnamed statement is about to be used."""

@@ -21,6 +21,7 @@ from tqdbproxy.postgres.clients import replies
 from tqdbproxy.postgres.clients.hub import Hub, ServerEnd
 from tqdbproxy.postgres.clients.session import Session
 from tqdbproxy.postgres.clients.steps import Step
+from tqdbproxy.postgres.described import Described
 from tqdbproxy.postgres.framing import FramingError
 from tqdbproxy.postgres.messages import IDLE, ready_for_query
 from tqdbproxy.postgres.unit import Unit
@@ -43,6 +44,10 @@ class SessionProtocol:
         self._waiting: Unit | None = None
         self._fetch: Fetch | None = None
         """What ``_waiting`` waits for, if that isn't a batch."""
+        self._settling = False
+        """``_waiting`` waits for what the server says of its statement."""
+        self._cancelled: Deferred[None] | None = None
+        """The client doesn't want it any more, and the server is about to hear that."""
         self._alone: list[tuple[int, Callable[[], None]]] = []
         """Units that the session executes for a batch of one: their numbers, and whom to tell when they are over."""
         self._held = False
@@ -120,7 +125,9 @@ class SessionProtocol:
         if self._server_gone:
             return  # the connection is about to be closed
         assert unit is not None
-        assert step.key is not None
+        if step.key is None:
+            self._settle(unit, step)
+            return
         if self._congested:  # as much as the server would execute for it now, and no more is kept for it
             self._forward_alone(unit, None, Reason.PIPELINE)
             self._kept = step.rest
@@ -171,6 +178,45 @@ class SessionProtocol:
         """The session's own server executes the unit as if it had carried no hint."""
         self._forward(self._session.forward_alone(unit, company, reason))
 
+    # A statement that the client has prepared, before others may execute it
+
+    def _settle(self, unit: Unit, step: Step) -> None:
+        """Ask the server what it takes and returns; see `Session.settled`."""
+        self._waiting = unit
+        self._settling = True
+        self._kept = step.rest
+        asked = self._server.describe(step.settle, self._session.prepared.unsent_before(step.settle))
+        asked.addCallback(self._described, unit, step.settle)
+
+    def _described(self, described: Described | None, unit: Unit, name: bytes) -> None:
+        if self._server.alive and self._cancelled is not None:
+            self._cancelled.addCallback(lambda _none: self._withdrawn(unit))
+            return
+        self._waiting = None
+        self._settling = False
+        if self._server.alive:  # else the session is about to end
+            self._go_on(self._session.settled(unit, name, described))
+
+    def _withdrawn(self, unit: Unit) -> None:
+        """The client has cancelled it, and the server has heard that, so that it can't mean the next statement."""
+        self._settling = False
+        self._cancelled = None
+        self.answered(Withdrawn(), unit)
+
+    def _go_on(self, step: Step) -> None:
+        """What was waited for takes its way now, and what has been kept comes behind it."""
+        step.rest, self._kept = self._kept, b""
+        if step.fetch is not None:
+            self._await(step, step.fetch)
+            return
+        if step.unit is not None:
+            self._submit(step)
+        else:
+            if step.rest:
+                self._transport.resumeProducing()
+            self._take(step)
+        self._end_if_over()
+
     # The cache lane
 
     def _capture(self, sink: Sink) -> None:
@@ -207,19 +253,11 @@ class SessionProtocol:
     def not_fetched(self, *, again: bool) -> None:
         """See `core.caching.Waiter`."""
         unit = self._leave()
-        step = self._session.remember(unit) if again else Step(forward=self._session.ask(unit))
-        if step.fetch is not None:
-            step.rest = self._kept
-            self._await(step, step.fetch)
-            return
-        kept, self._kept = self._kept, b""
-        self._take(step)
-        self._kept = kept
-        self._resume()
+        self._go_on(self._session.remember(unit) if again else Step(forward=self._session.ask(unit)))
 
     @property
     def waiting(self) -> bool:
-        """Whether a write waits for company or runs in a batch, or a read for another's answer."""
+        """Whether a write waits for company or runs in a batch, a read for another's answer, or one to be settled."""
         return self._waiting is not None
 
     @property
@@ -240,6 +278,10 @@ class SessionProtocol:
             return self._server.cancel(key)
         if self._fetch is not None:
             self.answered(Withdrawn(), self._leave())
+        elif self._settling:
+            heard = self._server.cancel(key)
+            self._cancelled = self._cancelled or heard
+            return heard
         else:
             self._hub.batches.withdraw(self._waiting)
         return succeed(None)

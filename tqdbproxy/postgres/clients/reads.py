@@ -86,7 +86,8 @@ class Reads:
         if not self.active:
             self.active = True
             self._begun()
-        return self.cache.lead(_key(unit, identity), scope, unit.text.tags, len(unit.sql) + len(unit.tail))
+        size = len(unit.sql) + len(unit.tail) + len(unit.columns or b"")
+        return self.cache.lead(_key(unit, identity), scope, unit.text.tags, size)
 
     def reply(self, unit: Unit, entry: Entry) -> bytes:
         """The reply to ``unit``; found by its bytes the next time, if that is any use."""
@@ -157,7 +158,7 @@ def name_of(unit: Unit) -> Hashable | None:
     if unit.describe == STATEMENT:
         return None
     end = end_of_names(unit.raw)
-    return (unit.text, unit.types, unit.raw[end:]) if end else None
+    return (unit.text, unit.types, unit.columns, unit.raw[end:]) if end else None
 
 
 def end_of_names(data: bytes) -> int:
@@ -171,5 +172,6 @@ def _ttl_s(unit: Unit) -> float:
 
 
 def _key(unit: Unit, identity: Identity) -> CacheKey:
-    # The tags, too: who names others must not be given what is purged by these.
-    return CacheKey(identity, (unit.sql, unit.types, unit.tail, unit.limit, unit.describe, unit.simple, unit.text.tags))
+    # The tags, too: who names others must not be given what is purged by these. And the template has the columns: who
+    # was told of others, when he prepared his statement, would misread the rows.
+    return CacheKey(identity, (unit.template, unit.tail, unit.limit, unit.describe, unit.simple, unit.text.tags))

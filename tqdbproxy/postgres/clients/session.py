@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from tqdbproxy.core.caching import Entry, Fetch, Found
 from tqdbproxy.core.metrics import CallerCounts
-from tqdbproxy.core.routing import Batched, Cached, Forward
+from tqdbproxy.core.routing import Batched, Cached, Forward, Route
 from tqdbproxy.core.statement import BatchKey, Identity, Kind, Reason
 from tqdbproxy.core.writebatch.types import Company
 from tqdbproxy.postgres.clients import units
@@ -18,6 +18,7 @@ from tqdbproxy.postgres.clients.reads import CLOSE_UNNAMED, Comparison, Register
 from tqdbproxy.postgres.clients.steps import PASS_ON, Step
 from tqdbproxy.postgres.clients.underway import OPENING
 from tqdbproxy.postgres.clients.walk import INSPECTED, Walk
+from tqdbproxy.postgres.described import Described
 from tqdbproxy.postgres.framing import HEADER_SIZE, end_of_frame, length_at
 from tqdbproxy.postgres.messages import BIND, FAILED_TRANSACTION, IDLE, PARSE, QUERY, TERMINATE
 from tqdbproxy.postgres.sql import PLAIN
@@ -153,10 +154,15 @@ class Session(Walk):
 
     def _consider(self, unit: Unit, rest: bytes) -> Step | None:
         """One statement between two Syncs, nothing outstanding: choose its way."""
-        text = unit.text
-        counts = unit.counts = self._tally.of(text)
+        counts = unit.counts = self._tally.of(unit.text)
         counts.queries += 1
-        route = self._choose(text, unit.size, alone=True)
+        route = self._choose(unit.text, unit.size, alone=True)
+        if units.unsettled(unit) and not isinstance(route, Forward):
+            return Step(unit=unit, settle=units.statement_of(unit), rest=rest)
+        return self._route(unit, route, rest)
+
+    def _route(self, unit: Unit, route: Route, rest: bytes = b"") -> Step | None:
+        text, counts = unit.text, unit.counts
         if isinstance(route, Batched):
             identity = self.history.identity
             assert identity is not None  # `choose` saw to it
@@ -172,6 +178,22 @@ class Session(Walk):
         raw = self._send(unit)
         self._excluded(route, counts, self.sent)
         return Step(forward=raw, rest=rest) if rest or raw is not unit.raw else None
+
+    def settled(self, unit: Unit, name: bytes, described: Described | None) -> Step:
+        """The server has told what the statement ``name`` is, to which ``unit`` is bound: what is done with that now.
+
+        None: it couldn't, so it gets the unit as it is, and the client what it says to that.
+        """
+        route = self._choose(unit.text, unit.size, alone=True)
+        if described is None:
+            return Step(forward=self.ask(unit) if isinstance(route, Cached) else self.forward_alone(unit, None))
+        self.prepared.settle(name, described)
+        counts = unit.counts
+        again = units.extended(unit.raw, self._texts, self.prepared)
+        assert isinstance(again, Unit)  # it was one before
+        again.counts = counts
+        self._again = units.Pattern(again, self.prepared)
+        return self._route(again, route) or Step(forward=again.raw)
 
     def forward_alone(self, unit: Unit, company: Company | None, reason: Reason | None = None) -> bytes:
         """A unit that left the forward lane comes back to it: what to send."""
@@ -216,7 +238,8 @@ class Session(Walk):
         else:
             end = end_of_names(data)
             statement = self.prepared.get(data[HEADER_SIZE + 1 : end]) if end else None
-            hit = self._register.get((statement.text, statement.types, data[end:])) if statement else None
+            says = (statement.text, statement.types, statement.columns, data[end:]) if statement else None
+            hit = self._register.get(says)
         if hit is None or hit.fresh_until <= self._now() or self.sent != self.done or self.status != IDLE:
             return None
         if not self.tracked or self.history.identity is not self._registered or self.view.asking:

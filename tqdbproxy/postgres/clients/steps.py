@@ -15,7 +15,8 @@ class Step:
     """What to do, in this order.
 
     ``forward`` goes to the server, and the answer to it to ``sink``, too; ``local`` goes to the client. ``unit`` leaves
-    the forward lane for a batch of ``key``, or waits for what another session's ``fetch`` brings.
+    the forward lane for a batch of ``key``, or waits for what another session's ``fetch`` brings, or until it is known
+    what its statement, called ``settle``, takes and returns (then it has no ``key``).
     ``rest`` is to be given again: with what comes after it, or, if ``hold`` or if there is a unit, when that is
     answered and nothing is outstanding. ``refuse``: the client broke the protocol.
     """
@@ -30,6 +31,7 @@ class Step:
     refuse: str = ""
     sink: Sink | None = None
     fetch: Fetch | None = None
+    settle: bytes = b""
 
 
 PASS_ON = Step()

@@ -16,7 +16,7 @@ from functools import lru_cache
 from tqdbproxy.core.metrics import CallerCounts
 from tqdbproxy.core.routing import Rules
 from tqdbproxy.core.statement import BatchKey
-from tqdbproxy.postgres.clients.prepared import Prepared
+from tqdbproxy.postgres.clients.prepared import Prepared, PreparedStatement
 from tqdbproxy.postgres.clients.steps import Step
 from tqdbproxy.postgres.framing import HEADER_SIZE, FramingError, end_of_frame, length_at, text_at
 from tqdbproxy.postgres.messages import BIND, CLOSE, DESCRIBE, EXECUTE, PARSE, SYNC, TERMINATE, Bind, Parse
@@ -108,16 +108,16 @@ def _unit(raw: bytes, places: dict[int, tuple[int, int]], texts: Texts, prepared
         parse = Parse.parse(raw, *places[PARSE])
         if parse.name or bind.statement:
             return None
-        text, types = texts.look_parsed(parse.text), parse.types
+        statement: PreparedStatement | None = PreparedStatement(texts.look_parsed(parse.text), parse.types)
     else:
         statement = prepared.get(bind.statement)
-        if statement is None:
-            return None
-        text, types = statement.text, statement.types
+    if statement is None:
+        return None
     unit = Unit(
         raw,
-        text,
-        types=types,
+        statement.text,
+        types=statement.types,
+        columns=statement.columns,
         tail=bind.tail,
         limit=limit,
         parse=PARSE in places,
@@ -126,6 +126,16 @@ def _unit(raw: bytes, places: dict[int, tuple[int, int]], texts: Texts, prepared
     )
     unit.asks()  # raises if the Bind is malformed
     return unit
+
+
+def unsettled(unit: Unit) -> bool:
+    """Whether its client has prepared it before, so that it means what it meant then, which isn't known."""
+    return unit.columns is None and not (unit.parse or unit.simple)
+
+
+def statement_of(unit: Unit) -> bytes:
+    """What the statement is called to which a unit without a Parse is bound."""
+    return Bind.parse(unit.raw, 0, end_of_frame(unit.raw, 0)).statement
 
 
 class SimplePattern:

@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from tqdbproxy.core.writebatch.types import Lost, Outcome
 from tqdbproxy.errors import ProxyError, ServerClosed, TlsFailed
 from tqdbproxy.postgres.capture import Capture
+from tqdbproxy.postgres.described import Described
 from tqdbproxy.postgres.framing import HEADER_SIZE, MAX_LENGTH, MIN_LENGTH, FramingError, length_at
 from tqdbproxy.postgres.messages import (
     CLOSE_COMPLETE,
@@ -32,6 +33,7 @@ from tqdbproxy.postgres.messages import (
 )
 from tqdbproxy.postgres.servers.batches import Exchange
 from tqdbproxy.postgres.servers.counts import Counts
+from tqdbproxy.postgres.servers.describing import ClientsStatement
 from tqdbproxy.postgres.servers.login import Login
 from tqdbproxy.postgres.servers.statements import Statements
 
@@ -282,7 +284,7 @@ class ServerConnection(TwistedProtocol):
 
         Fires when it has heard: a client that is told so earlier could have its next statement cancelled.
         """
-        if not self.alive or self._exchange is not None:
+        if not self.alive or not (self._exchange is None or isinstance(self._exchange, ClientsStatement)):
             return succeed(None)
         self.cancelling += 1
         return self._server.cancel(key).addBoth(self._cancelled)
@@ -388,9 +390,22 @@ class ServerConnection(TwistedProtocol):
 
     def run(self, exchange: Exchange) -> Deferred[Outcome]:
         """Execute a batch here; the session that the connection belongs to waits for it. Cancelling gives up."""
+        self.counts.batches += 1
+        return self._start(exchange)
+
+    def describe(self, name: bytes, before: bytes = b"") -> Deferred[Described | None]:
+        """What the client's statement ``name`` takes and returns; None: it can't be told, or not now.
+
+        The session is idle, and waits. ``before``: messages that go in front, whose replies aren't the client's.
+        """
+        if not self.lendable:
+            return succeed(None)
+        exchange = ClientsStatement(name, before, self.statements)
+        return self._start(exchange).addCallback(lambda _outcome: exchange.described)
+
+    def _start(self, exchange: Exchange) -> Deferred[Outcome]:
         self._exchange = exchange
         self._outcome = Deferred(self._give_up)
-        self.counts.batches += 1
         self.transport.write(exchange.request)
         return self._outcome
 
