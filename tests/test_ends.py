@@ -9,6 +9,7 @@ from twisted.logger import capturedLogs
 from tests import builders as m
 from tests.exchanges import ANSWER, KEPT, REPLY, VIEW, scripted, session, two, write
 from tests.peers import Client, World
+from tqdbproxy.core.writebatch.types import Limits
 
 # Cancel
 
@@ -99,6 +100,20 @@ def test_a_client_that_half_closes_while_it_waits() -> None:
     world.pass_time(0.05)
     assert client.hears() == REPLY
     assert client.transport.lost
+
+
+def test_a_client_that_has_left_is_not_waited_for() -> None:
+    world = World(Limits(quorum=1.0))
+    one, other = world.client(), world.client()
+    for client in (one, other):
+        client.says(write("1"))
+        world.pass_time(0.05)
+    assert len(world.books) == 2
+    one.says(write("2"))
+    assert len(world.books) == 2
+    other.closes()
+    world.settle()
+    assert len(world.books) == 3
 
 
 @pytest.mark.parametrize("behind", [b"", m.TERMINATE], ids=m.kinds)

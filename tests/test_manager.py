@@ -7,6 +7,7 @@ import pytest
 from tests.rigs import IDENTITY, Rig, rig
 from tqdbproxy.core.statement import BatchKey
 from tqdbproxy.core.writebatch.manager import SWEEP_S, UNUSED_S
+from tqdbproxy.core.writebatch.policy import GRACE_S
 from tqdbproxy.core.writebatch.types import (
     Alone,
     Expired,
@@ -86,12 +87,79 @@ def test_the_quorum_of_those_who_wrote_lately_is_enough() -> None:
     it.write("a4", writer="D")
     assert it.server.got == []
     it.lone("a1").finished.callback(None)
+    it.clock.advance(GRACE_S)
     assert (it.server.got, it.closed) == (["a2 a3 a4"], {"quorum": 2})
     it.server.ends()
     it.write("a5", writer="A")
     assert it.server.got == ["a2 a3 a4"]
     it.write("a6", writer="B")
     assert it.server.got[1:] == ["a5 a6"]
+
+
+def test_the_rest_are_given_time_as_long_as_they_come() -> None:
+    it = rig(quorum=0.5)
+    crowd = [f"a{writer}" for writer in "ABCD"]
+    it.write(*crowd)
+    it.lone("aA").finished.callback(None)
+    it.write("aA")
+    assert it.server.got == ["aB aC aD aA"]
+    for _ in range(3):
+        it.server.ends()
+        it.write(*crowd[:3])
+        it.clock.advance(GRACE_S / 2)
+        assert it.server.running == {}
+        it.write(crowd[3])
+        assert it.server.got[-1] == "aA aB aC aD"
+    assert it.closed == {"quorum": 5}
+
+
+def test_who_does_not_come_is_not_waited_for_again_soon() -> None:
+    it = rig(quorum=0.5)
+    it.write("aA", "aB", "aC")
+    it.lone("aA").finished.callback(None)
+    waits = []
+    for _ in range(20):
+        it.clock.advance(GRACE_S)
+        it.server.ends()
+        it.write("aB", "aC")
+        waits.append(not it.server.running)
+    began = [number for number, waited in enumerate(waits) if waited]
+    assert began == [1, 4, 9, 18], "after 1, 2, 4, 8 batches without"
+
+
+def test_a_quorum_of_zero_waits_for_nobody() -> None:
+    it = rig(quorum=0.0)
+    it.write("aA", "aB", "aC")
+    it.lone("aA").finished.callback(None)
+    assert it.server.got == ["aB aC"]
+    it.server.ends()
+    it.write("aB")
+    assert it.kinds()["aB"] is Alone
+
+
+def test_a_window_ends_before_the_grace() -> None:
+    it = rig(quorum=0.5)
+    it.write("aA", "aB", "aC", ms=0.5)
+    it.lone("aA").finished.callback(None)
+    it.clock.advance(GRACE_S / 2)
+    assert (it.server.got, it.closed) == (["aB aC"], {"quorum": 1, "timer": 1})
+    it.clock.advance(1)
+    assert it.closed == {"quorum": 1, "timer": 1}
+
+
+def test_a_writer_that_has_gone_is_not_waited_for() -> None:
+    it = rig(quorum=1.0)
+    key = BatchKey(IDENTITY, "a")
+    it.write("aA", "aB", "aC")
+    it.lone("aA").finished.callback(None)
+    assert it.server.got == []
+    it.manager.forget(key, "aA")
+    assert it.server.got == ["aB aC"]
+    it.manager.forget(key, "aB")
+    it.manager.forget(BatchKey(IDENTITY, "unknown"), "aB")
+    it.server.ends()
+    it.write("aC")
+    assert (it.kinds()["aC"], it.closed) == (Alone, {"quorum": 3})
 
 
 def test_a_lone_writer_never_waits() -> None:
@@ -216,6 +284,7 @@ def test_alone_is_for_who_is_alone() -> None:
     it.write("a1", "a2")
     assert it.server.got == []
     finished()
+    it.clock.advance(GRACE_S)
     assert it.server.got == ["a1 a2"]
     assert it.manager.alone(key, "A") is None
     it.server.ends()
@@ -236,6 +305,7 @@ def test_alone_is_nobody_with_many_others_or_with_some_who_wait() -> None:
     assert finished is not None
     it.write("a1", "a2", "a3")
     finished()
+    it.clock.advance(GRACE_S)
     it.server.ends()
     assert it.manager.alone(key, "A") is None
     it.write("a4")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tqdbproxy.core.writebatch.policy import GENERATION_S, RecentWriters, quorum_reached
+from tqdbproxy.core.writebatch.policy import GENERATION_S, MOST_IMPATIENT, Patience, RecentWriters, quorum_reached
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,46 @@ def test_after_a_long_silence_all_are_forgotten() -> None:
         writers.note(writer, 0.1)
     writers.note("new", 10.0)
     assert writers.count == 1
+
+
+def test_a_writer_that_has_gone_is_forgotten_at_once() -> None:
+    writers = RecentWriters(0.0)
+    writers.note("a", 0.0)
+    writers.note("b", 0.0)
+    writers.note("b", GENERATION_S)
+    for gone, count in (("b", 1), ("b", 1), ("unknown", 1), ("a", 0)):
+        writers.forget(gone)
+        assert writers.count == count
+    writers.note("a", GENERATION_S)
+    writers.note("c", 2 * GENERATION_S)
+    assert writers.count == 2
+
+
+def without(patience: Patience) -> int:
+    """How many batches begin without the rest before they get another chance."""
+    count = 0
+    while patience.spent():
+        count += 1
+    return count
+
+
+def test_patience_grows_short_and_long() -> None:
+    patience = Patience()
+    assert without(patience) == 0
+    counts = []
+    for _ in range(9):
+        patience.disappointed()
+        counts.append(without(patience))
+    assert counts == [1, 2, 4, 8, 16, 32, 64, 64, 64]
+    assert counts[-1] == MOST_IMPATIENT
+    patience.rewarded()
+    assert without(patience) == 0
+    patience.disappointed()
+    assert without(patience) == 32
+    for _ in range(9):
+        patience.rewarded()
+    patience.disappointed()
+    assert without(patience) == 1
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.floats(0, 0.4)), max_size=60))

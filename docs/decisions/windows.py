@@ -21,16 +21,29 @@ from tqdbproxy.core.writebatch.types import Alone, Done, Limits, Outcome, Result
 
 BATCH_S, MEMBER_S, SINGLE_S, THINK_S = 0.0003, 0.00001, 0.0002, 0.00005
 WINDOW_S = 0.01
+PATIENT = policy.Patience.spent
 KEY = BatchKey(Identity("main", b"d", b"u", ()), "template")
-# Name, writers, writes per second of each (None: one after another), seconds to simulate.
-LOADS: tuple[tuple[str, int, float | None, float], ...] = (
-    ("100 writers, one after another", 100, None, 0.4),
-    ("50 writers, 2,000 writes/s together", 50, 40, 4),
-    ("200 writers, 400 writes/s together", 200, 2, 10),
-    ("20 writers, 100 writes/s together", 20, 5, 20),
+Rates = Sequence[float | None]
+# Name, writes per second of each writer (None: one after another), seconds to simulate.
+LOADS: tuple[tuple[str, Rates, float], ...] = (
+    ("100 writers, one after another", [None] * 100, 0.4),
+    ("10 writers, one after another", [None] * 10, 0.4),
+    ("the same, and 3 that write seldom", [None] * 10 + [10] * 3, 2),
+    ("50 writers, 2,000 writes/s together", [40] * 50, 4),
+    ("200 writers, 400 writes/s together", [2] * 200, 10),
+    ("20 writers, 100 writes/s together", [5] * 20, 20),
+    ("2 writers, 1,000 writes/s together", [500] * 2, 4),
 )
-# Seconds of a generation, quorum.
-POLICIES = ((0.02, 0.5), (0.1, 0.5), (0.5, 0.5), (5.0, 0.5), (0.5, 0.0), (0.5, None))
+# Seconds of a generation, quorum, whether the rest are waited for.
+POLICIES = (
+    (0.02, 0.5, True),
+    (0.5, 0.5, True),
+    (5.0, 0.5, True),
+    (0.5, 0.5, False),
+    (0.5, 1.0, True),
+    (0.5, 0.0, True),
+    (0.5, None, True),
+)
 
 
 class Server:
@@ -84,14 +97,15 @@ class Writer:
         self._clock.callLater(max(THINK_S, self._due - now) if self._rate else THINK_S, self._write)
 
 
-def simulate(writers: int, rate: float | None, seconds: float, generation_s: float, quorum: float | None) -> str:
+def simulate(rates: Rates, seconds: float, generation_s: float, quorum: float | None, grace: bool) -> str:
     """The mean batch, and the mean time from a write to its answer."""
     policy.GENERATION_S = generation_s
+    setattr(policy.Patience, "spent", PATIENT if grace else lambda _self: True)  # noqa: B010
     clock = Clock()
     metrics = Metrics(CollectorRegistry(), clock=clock.seconds)
     manager = Manager(Limits(quorum=quorum), Server(clock), metrics, clock)
     chance = random.Random(1)
-    all_writers = [Writer(clock, manager, rate, seconds, chance) for _ in range(writers)]
+    all_writers = [Writer(clock, manager, rate, seconds, chance) for rate in rates]
     while clock.calls and clock.seconds() <= seconds + 1:
         clock.advance(max(0.0, clock.calls[0].getTime() - clock.seconds()) + 1e-9)
     waits = [wait for writer in all_writers for wait in writer.waits]
@@ -100,5 +114,5 @@ def simulate(writers: int, rate: float | None, seconds: float, generation_s: flo
 
 
 if __name__ == "__main__":
-    for name, writers, rate, seconds in LOADS:
-        print(name, *(simulate(writers, rate, seconds, *how) for how in POLICIES), sep="  |  ")
+    for name, rates, seconds in LOADS:
+        print(name, *(simulate(rates, seconds, *how) for how in POLICIES), sep="  |  ")

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from tqdbproxy.core.statement import BatchKey
 from tqdbproxy.core.writebatch.deadlines import Deadline
-from tqdbproxy.core.writebatch.policy import RecentWriters
+from tqdbproxy.core.writebatch.policy import Patience, RecentWriters
 from tqdbproxy.core.writebatch.types import Limits, Write
 
 
 class Group:
     """Waiting writes in the order of their arrival."""
 
-    __slots__ = ("due", "key", "recent", "running", "size", "used", "waiting", "window")
+    __slots__ = ("due", "grace", "key", "patience", "recent", "running", "size", "used", "waiting", "window")
 
     def __init__(self, key: BatchKey, now: float) -> None:
         self.key = key
@@ -25,6 +25,9 @@ class Group:
         """Why the window has closed while a batch of this key is still running; empty: it has not."""
         self.window: Deadline | None = None
         """When the window ends at the latest; None: it is not open, or has closed."""
+        self.grace: Deadline | None = None
+        """Until when those are waited for who are missing though a quorum is there; None: they aren't."""
+        self.patience = Patience()
         self.recent = RecentWriters(now)
         self.used = now
 
@@ -61,8 +64,20 @@ class Group:
         self.size -= write.size
         return True
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether all who wrote lately wait already."""
+        return len(self.waiting) >= self.recent.count
+
     def close_window(self) -> None:
-        """Nothing has to end the window any more."""
+        """Nothing has to end the window any more, nor is anybody waited for who is missing."""
         if self.window is not None:
             self.window.cancel()
             self.window = None
+        if self.grace is not None:
+            self.grace.cancel()
+            self.grace = None
+            if self.is_complete:
+                self.patience.rewarded()
+            else:
+                self.patience.disappointed()

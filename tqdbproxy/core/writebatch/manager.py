@@ -19,7 +19,7 @@ from tqdbproxy.core.statement import BatchKey, Strategy
 from tqdbproxy.core.writebatch.deadlines import Deadlines
 from tqdbproxy.core.writebatch.executor import Executor
 from tqdbproxy.core.writebatch.group import Group
-from tqdbproxy.core.writebatch.policy import quorum_reached
+from tqdbproxy.core.writebatch.policy import GRACE_S, quorum_reached
 from tqdbproxy.core.writebatch.rounds import Batch
 from tqdbproxy.core.writebatch.types import Company, Expired, Limits, Result, Withdrawn, Write
 
@@ -73,7 +73,7 @@ class Manager:
         return True
 
     def alone(self, key: BatchKey, writer: Hashable) -> Callable[[], None] | None:
-        """Whether a write with ``key`` needs no company: nobody else wrote with it lately, and nothing waits or runs.
+        """Whether a write with ``key`` needs no company: nobody is worth waiting for, and nothing waits or runs.
 
         Then its session executes it at once and calls the result when it is over; None: `submit` it. What a lone
         writer pays for its hint is this call.
@@ -85,7 +85,8 @@ class Manager:
         if group is None:
             group = self._groups[key] = Group(key, now)
         group.recent.note(writer, now)
-        if not quorum_reached(1, group.recent.count, self.limits.quorum):
+        recent, quorum = group.recent.count, self.limits.quorum
+        if not quorum_reached(1, recent, quorum) or (recent > 1 and quorum and not group.patience.spent()):
             return None
         group.running = True
         group.used = now
@@ -104,6 +105,14 @@ class Manager:
     def withdraw(self, write: Write) -> bool:
         """Take out a write that still waits (its result is `Withdrawn`); False if it runs or is done."""
         return self._take_out(write, Withdrawn())
+
+    def forget(self, key: BatchKey, writer: Hashable) -> None:
+        """``writer``, who wrote with ``key``, won't any more: nobody need wait for it."""
+        group = self._groups.get(key)
+        if group is not None:
+            group.recent.forget(writer)
+            if group.waiting and not group.running and self._has_quorum(group):
+                self._close(group, "quorum")
 
     def flush(self, key: BatchKey | None = None, why: str = "flush") -> None:
         """Close the windows of all groups, or of ``key``'s, now."""
@@ -141,13 +150,28 @@ class Manager:
         """A write was added whose window ends at ``deadline``: close the window, or see that a timer will."""
         if group.is_full(self.limits):
             self._close(group, "full")
-        elif not group.running and quorum_reached(len(group.waiting), group.recent.count, self.limits.quorum):
+        elif not group.running and self._has_quorum(group):
             self._close(group, "quorum")
         elif not group.due and (group.window is None or deadline < group.window.at):
             self._open_window(group, deadline)
 
+    def _has_quorum(self, group: Group) -> bool:
+        """Whether enough wait for a batch. The rest are given time to come, too, if they do as a rule."""
+        quorum = self.limits.quorum
+        if not quorum_reached(len(group.waiting), group.recent.count, quorum):
+            return False
+        if group.is_complete or not quorum:
+            return True
+        if group.grace is not None:
+            return False
+        if group.patience.spent():
+            return True
+        group.grace = self._deadlines.call_at(self._now() + GRACE_S, partial(self._close, group, "quorum"))
+        return False
+
     def _open_window(self, group: Group, deadline: float) -> None:
-        group.close_window()
+        if group.window is not None:
+            group.window.cancel()
         group.window = self._deadlines.call_at(deadline, partial(self._window_ended, group))
 
     def _window_ended(self, group: Group) -> None:
@@ -191,7 +215,7 @@ class Manager:
             self._close(group, group.due or "shutdown")
         elif group.is_full(self.limits):
             self._close(group, "full")
-        elif quorum_reached(len(group.waiting), group.recent.count, self.limits.quorum):
+        elif self._has_quorum(group):
             self._close(group, "quorum")
 
     def _answer(self, write: Write, result: Result) -> None:

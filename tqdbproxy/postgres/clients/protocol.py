@@ -13,7 +13,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 
 from tqdbproxy.core.caching import Entry, Fetch
-from tqdbproxy.core.statement import Reason
+from tqdbproxy.core.statement import BatchKey, Reason
 from tqdbproxy.core.writebatch.types import NO_COMPANY, Alone, Company, Replied, Result, Unknown, Withdrawn
 from tqdbproxy.errors import ProtocolViolation, Stopped
 from tqdbproxy.postgres.capture import Capture, Sink
@@ -48,6 +48,8 @@ class SessionProtocol:
         """``_waiting`` waits for what the server says of its statement."""
         self._cancelled: Deferred[None] | None = None
         """The client doesn't want it any more, and the server is about to hear that."""
+        self._key: BatchKey | None = None
+        """Of the last write that was meant for a batch."""
         self._alone: list[tuple[int, Callable[[], None]]] = []
         """Units that the session executes for a batch of one: their numbers, and whom to tell when they are over."""
         self._held = False
@@ -128,6 +130,7 @@ class SessionProtocol:
         if step.key is None:
             self._settle(unit, step)
             return
+        self._key = step.key
         if self._congested:  # as much as the server would execute for it now, and no more is kept for it
             self._forward_alone(unit, None, Reason.PIPELINE)
             self._kept = step.rest
@@ -334,6 +337,8 @@ class SessionProtocol:
         """The client is gone. What it has sent is executed, as its server would have done."""
         self._client_gone = self._half_closed = self._ending = True
         self._write = _drop
+        if self._key is not None:
+            self._hub.batches.forget(self._key, self)
         if self._fetch is not None:
             self._leave()
         if self._waiting is None:
