@@ -28,8 +28,8 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import ILogObserver
 from twisted.python.components import Componentized
 
-from tqdbproxy import config, logs, tls, transport
-from tqdbproxy.addresses import POSTGRES_PORT, EndpointDescription, TcpAddress, UnixAddress
+from tqdbproxy import config, logs, plans, tls, transport
+from tqdbproxy.addresses import EndpointDescription, TcpAddress
 from tqdbproxy.core.caching import EVERYTHING, Cache
 from tqdbproxy.core.caching import Bounds as CacheBounds
 from tqdbproxy.core.metrics import Metrics
@@ -37,7 +37,6 @@ from tqdbproxy.core.overview import Sources
 from tqdbproxy.core.routing import Rulebook, Rules
 from tqdbproxy.core.writebatch.adaptive import AdaptiveWindow, Bounds
 from tqdbproxy.core.writebatch.manager import Manager
-from tqdbproxy.core.writebatch.types import Limits
 from tqdbproxy.desk import cache_view, client_views, group_views, setting_rows, show_cache
 from tqdbproxy.errors import ConfigError, ProxyError
 from tqdbproxy.postgres.clients.console_entry import ConsoleEntry
@@ -47,14 +46,11 @@ from tqdbproxy.postgres.clients.opening import ClientProtocol
 from tqdbproxy.postgres.clients.reads import Reads
 from tqdbproxy.postgres.relations import purged_by, unite
 from tqdbproxy.postgres.servers.executor import BatchExecutor
-from tqdbproxy.postgres.servers.groups import GroupPlan, Groups
-from tqdbproxy.postgres.servers.hosts import at_servers, names_server
-from tqdbproxy.postgres.servers.inquiry import with_tls
-from tqdbproxy.postgres.servers.primary import ServerTls
+from tqdbproxy.postgres.servers.groups import Groups
 from tqdbproxy.postgres.servers.probing import Means
 from tqdbproxy.postgres.servers.purges import PurgeListeners
 from tqdbproxy.postgres.sql import Purging, Text, Texts
-from tqdbproxy.settings import GroupSettings, Settings, WriteBatchSettings
+from tqdbproxy.settings import Settings, WriteBatchSettings
 from tqdbproxy.web import make_site
 
 reactor = cast(Any, _reactor)
@@ -74,7 +70,7 @@ class ProxyService(Service):
         self._texts = texts
         self._executor = BatchExecutor(reactor.seconds, self._keep_strings)
         self._batches = Manager(
-            _batch_limits(settings.write_batch), self._executor, self._metrics, cast(IReactorTime, reactor)
+            plans.batch_limits(settings.write_batch), self._executor, self._metrics, cast(IReactorTime, reactor)
         )
         self._cache = Cache(reactor.seconds)
         self._reads = Reads(self._cache, reactor.seconds, self._watch_changes, random.random)
@@ -100,7 +96,7 @@ class ProxyService(Service):
         self._hub.console = self._console()
         self._apply(settings)
         self._site = make_site(registry, self._sources(), self._groups.ready, cast(IReactorTime, reactor))
-        self._listeners = [transport.Listener(address) for address in _client_addresses(settings)]
+        self._listeners = [transport.Listener(address) for address in plans.client_addresses(settings)]
         self._metrics_listeners = [
             transport.Listener(address) for address in settings.metrics.listen if isinstance(address, TcpAddress)
         ]
@@ -191,7 +187,7 @@ class ProxyService(Service):
             if self._path is None:
                 raise ConfigError("there is no configuration file")
             settings = config.load(self._path, os.environ)
-            fixed = _not_reloadable(self._settings, settings)
+            fixed = plans.not_reloadable(self._settings, settings)
             self._apply(settings)
         except ProxyError as problem:
             log.error("configuration not reloaded: {problem}", problem=problem)
@@ -206,8 +202,8 @@ class ProxyService(Service):
         context = None
         if settings.postgres.tls != "off":
             context = tls.for_clients(settings.postgres.tls_cert, settings.postgres.tls_key)
-        plans = [_plan(group) for group in settings.groups.values()]
-        self._groups.replace(plans, settings.postgres.default)
+        groups = [plans.plan(group) for group in settings.groups.values()]
+        self._groups.replace(groups, settings.postgres.default)
         self._hub.tls_context = context
         self._hub.tls_required = settings.postgres.tls == "require"
         limits = settings.limits
@@ -221,11 +217,11 @@ class ProxyService(Service):
         logs.set_level(settings.log.level)
 
     def _apply_batching(self, settings: WriteBatchSettings) -> None:
-        self._batches.limits = _batch_limits(settings)
+        self._batches.limits = plans.batch_limits(settings)
         self._executor.merge = settings.merge_inserts == "auto"
         self._book.rules = replace(self._book.rules, batching=settings.enabled, max_bytes=settings.max_batch_bytes)
         if settings.mode == "adaptive":
-            self._adapt(_bounds(settings))
+            self._adapt(plans.bounds(settings))
         elif self._window is not None:
             self._window.stop()
             self._window = None
@@ -246,7 +242,7 @@ class ProxyService(Service):
         self._cache.bounds = CacheBounds(cache.max_bytes, cache.max_entry_bytes)
         self._reads.verified = cache.verify_fraction
         self._book.rules = replace(self._book.rules, caching=cache.enabled)
-        self._purges.replace(_purge_conninfos(settings))
+        self._purges.replace(plans.purge_conninfos(settings))
         # Answers from before the change were kept under other rules.
         self._cache.purge((EVERYTHING,))
         # So was what is under way, or in a transaction, not looked at if it didn't matter until now.
@@ -349,71 +345,3 @@ class ProxyService(Service):
 def make_service(settings: Settings, path: str | None) -> ProxyService:
     """The daemon with these settings, read from ``path``; its sockets are bound. Raises `ConfigError`."""
     return ProxyService(settings, path)
-
-
-def _plan(group: GroupSettings) -> GroupPlan:
-    context = tls.for_servers(group.sslmode, group.sslrootcert)
-    return GroupPlan(
-        group.name,
-        group.primary,
-        group.databases,
-        ServerTls(context, required=group.sslmode != "prefer"),
-        group.connect_timeout_s,
-        with_tls(group.probe, group.sslmode, group.sslrootcert),
-        group.probe_interval_s,
-    )
-
-
-def _purge_conninfos(settings: Settings) -> dict[str | None, str]:
-    """Where to listen for purges, by the group that they concern; None: all of them."""
-    conninfo = settings.cache.purge_listen
-    if not conninfo or not settings.cache.enabled:
-        return {}
-    if names_server(conninfo):
-        return {None: conninfo}
-    return {
-        name: at_servers(conninfo, group.primary, group.sslmode, group.sslrootcert)
-        for name, group in settings.groups.items()
-    }
-
-
-def _batch_limits(settings: WriteBatchSettings) -> Limits:
-    return Limits(
-        settings.max_batch_size,
-        settings.max_batch_bytes,
-        settings.max_pending,
-        settings.early_quorum,
-        settings.timeout_s,
-    )
-
-
-def _bounds(settings: WriteBatchSettings) -> Bounds:
-    return Bounds(
-        settings.initial_delay_ms / 1000,
-        settings.min_delay_ms / 1000,
-        settings.max_delay_ms / 1000,
-        settings.write_threshold,
-        settings.adaptive_step,
-        settings.metrics_interval,
-    )
-
-
-def _client_addresses(settings: Settings) -> list[TcpAddress | str]:
-    """The sockets to bind for clients; a directory gets libpq's name for the socket in it."""
-    addresses = [a for a in settings.postgres.listen if isinstance(a, TcpAddress)]
-    path = settings.postgres.socket
-    if path is None:
-        return [*addresses]
-    port = addresses[0].port if addresses else POSTGRES_PORT
-    return [*addresses, UnixAddress(path, port).path if os.path.isdir(path) else path]
-
-
-def _not_reloadable(old: Settings, new: Settings) -> list[str]:
-    """Names of what has changed in vain."""
-    pairs = {
-        "[postgres] listen": (old.postgres.listen, new.postgres.listen),
-        "[postgres] socket": (old.postgres.socket, new.postgres.socket),
-        "[metrics]": (old.metrics, new.metrics),
-        "[log] format": (old.log.format, new.log.format),
-    }
-    return [name for name, (before, after) in pairs.items() if before != after]

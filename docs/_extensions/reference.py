@@ -105,8 +105,8 @@ def _meaning(cls: type[errors.ProxyError]) -> str:
 
 def restart_keys() -> list[str]:
     """What of the configuration takes a restart, as the log names it."""
-    tree = ast.parse((PACKAGE / "service.py").read_text(encoding="utf-8"))
-    (function,) = (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "_not_reloadable")
+    tree = ast.parse((PACKAGE / "plans.py").read_text(encoding="utf-8"))
+    (function,) = (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "not_reloadable")
     (pairs,) = (node for node in ast.walk(function) if isinstance(node, ast.Dict))
     return [_text(key) for key in pairs.keys if key is not None]
 
