@@ -55,7 +55,6 @@ class WriteBatchSettings:
     max_hint_ms: int
     early_quorum: float | None
     timeout_s: float
-    # issue 3
     mode: Literal["hints", "adaptive"]
     merge_inserts: Literal["auto", "off"]
     initial_delay_ms: float

@@ -35,6 +35,7 @@ max_pending = 10
 max_bytes = 65536
 max_entry_bytes = 16384
 verify_fraction = 0.2
+purge_listen = user=postgres dbname=postgres
 """
 """All that can be counted is counted: the window moves, and now and then there is no room for a write or an answer."""
 
