@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 
 from tqdbproxy.core.writebatch.deadlines import Deadline, Deadlines
 
@@ -92,3 +93,18 @@ def test_never_early_never_forgotten(steps: list[tuple[int, int, bool]]) -> None
     bench.clock.pump([1] * 25)
     assert sorted(at for at, _when in bench.fired) == sorted(wanted)
     assert all(at <= when <= at + 3 for at, when in bench.fired)
+
+
+def test_a_call_that_fails_keeps_nobody_waiting() -> None:
+    bench = Bench()
+
+    def call() -> None:
+        raise ZeroDivisionError
+
+    with capturedLogs() as events:
+        bench.deadlines.call_at(2, call)
+        bench.at(2)
+        bench.at(3)
+        bench.clock.pump([1] * 5)
+    assert [at for at, _when in bench.fired] == [2, 3]
+    assert [event["log_failure"].type for event in events] == [ZeroDivisionError]

@@ -61,3 +61,8 @@ def test_the_tables_of_a_text(text: str) -> None:
 
 def test_a_text_that_is_no_utf_8() -> None:
     assert tables(b"insert into \xe4 values (1)", parse) == (b'"\xe4"',)
+
+
+def test_a_character_that_the_bytes_of_the_text_can_not_hold() -> None:
+    """In LATIN9, say: the parser reads LATIN1, which has no euro sign."""
+    assert tables(b"insert into U&\"\\20ac\" values ('\xff')", parse) == UNKNOWN

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from twisted.logger import capturedLogs
 
 from tests.rigs import IDENTITY, Rig, rig
 from tqdbproxy.core.statement import BatchKey
@@ -14,8 +15,10 @@ from tqdbproxy.core.writebatch.types import (
     Failed,
     Lost,
     Replied,
+    Result,
     Unknown,
     Withdrawn,
+    Write,
 )
 
 # Windows
@@ -310,6 +313,24 @@ def test_alone_is_nobody_with_many_others_or_with_some_who_wait() -> None:
     assert it.manager.alone(key, "A") is None
     it.write("a4")
     assert it.manager.alone(key, "B") is None
+
+
+class Deaf(Write):
+    """A write whose session has a fault."""
+
+    def answered(self, result: Result) -> None:
+        raise ZeroDivisionError
+
+
+def test_a_session_that_can_not_take_its_result() -> None:
+    it = rig(max_batch_size=3)
+    it.manager.submit(Deaf(BatchKey(IDENTITY, "a"), "a", 1, 0.1, "a1", "a1"))
+    it.write("a2", "a3")
+    with capturedLogs() as events:
+        it.server.ends()
+    assert it.kinds() == {"a2": Replied, "a3": Replied}
+    assert it.manager.pending == 0
+    assert [event["log_failure"].type for event in events] == [ZeroDivisionError]
 
 
 # Limits and ends

@@ -9,6 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 
 from tqdbproxy.core.metrics import Metrics
 from tqdbproxy.core.statement import BatchKey, Identity, Strategy
@@ -165,3 +166,37 @@ def test_an_executor_that_answers_at_once() -> None:
 
     batch = Members("abc", Quick())
     assert (batch.kinds(), batch.finished) == ({"a": Alone, "b": Replied, "c": Replied}, [None])
+
+
+# Faults of the proxy's own
+
+
+class Faulty:
+    """An executor that fails, at once or later."""
+
+    def __init__(self) -> None:
+        self.later: Deferred[Outcome] | None = None
+
+    def execute(self, writes: Sequence[Write]) -> Deferred[Outcome]:
+        if self.later is None:
+            raise ZeroDivisionError
+        return self.later
+
+
+def test_a_batch_that_can_not_be_begun() -> None:
+    with capturedLogs() as events:
+        it = Members("abc", Faulty())
+    assert it.kinds() == dict.fromkeys("abc", Alone)
+    assert it.finished == [None]
+    assert [event["log_failure"].type for event in events] == [ZeroDivisionError]
+
+
+def test_a_batch_that_breaks_while_it_is_under_way() -> None:
+    executor = Faulty()
+    executor.later = Deferred()
+    it = Members("abc", executor)
+    with capturedLogs() as events:
+        executor.later.errback(ZeroDivisionError())
+    assert it.kinds() == dict.fromkeys("abc", Unknown)
+    assert it.finished == [None]
+    assert [event["log_failure"].type for event in events] == [ZeroDivisionError]

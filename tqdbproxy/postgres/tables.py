@@ -21,10 +21,10 @@ def tables(sql: bytes, parse: ParseTree) -> Tables:
     """The tables and views that ``sql`` names, each once; `UNKNOWN` if that can't be told. ``parse`` may raise."""
     try:
         tree, encoding = parse(sql)
+        found = sorted({quoted(node, encoding) for node in nodes(tree) if "relname" in node})
     except Exception:
-        # Not understood, whatever the parser's reason.
+        # Not understood, whatever the parser's reason; or an escape names a character that the text's bytes can't.
         return UNKNOWN
-    found = sorted({quoted(node, encoding) for node in nodes(tree) if "relname" in node})
     return UNKNOWN if any(b"\\" in name for name in found) else tuple(found)
 
 

@@ -12,6 +12,9 @@ from heapq import heappop, heappush
 from itertools import count
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+log = Logger()
 
 
 class Deadline:
@@ -29,10 +32,13 @@ class Deadline:
         self.active = False
 
     def fire(self) -> None:
-        """It is time."""
+        """It is time. What goes wrong is logged, since others wait behind it."""
         if self.active:
             self.active = False
-            self._call()
+            try:
+                self._call()
+            except Exception:
+                log.failure("a deadline's call has failed")
 
 
 class Deadlines:

@@ -13,6 +13,7 @@ from functools import partial
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
 
 from tqdbproxy.core.metrics import Metrics
 from tqdbproxy.core.statement import BatchKey, Strategy
@@ -22,6 +23,8 @@ from tqdbproxy.core.writebatch.group import Group
 from tqdbproxy.core.writebatch.policy import GRACE_S, quorum_reached
 from tqdbproxy.core.writebatch.rounds import Batch
 from tqdbproxy.core.writebatch.types import Company, Expired, Limits, Result, Withdrawn, Write
+
+log = Logger()
 
 SWEEP_S = 1.0
 """Seconds between two looks for writes that expired and groups that nobody uses any more."""
@@ -221,7 +224,11 @@ class Manager:
     def _answer(self, write: Write, result: Result) -> None:
         """``write`` has its result: its place is free."""
         self.pending -= 1
-        write.answered(result)
+        try:
+            write.answered(result)
+        except Exception:
+            # A fault of the proxy's own in one session must not keep the other members' answers from them.
+            log.failure("a session could not take the result of its write")
         if not self.pending and self._drained:
             self.stop()
             drained, self._drained = self._drained, []

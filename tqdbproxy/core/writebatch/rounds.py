@@ -10,14 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from tqdbproxy.core.metrics import Metrics
 from tqdbproxy.core.statement import Reason, Strategy
 from tqdbproxy.core.writebatch.executor import Executor
-from tqdbproxy.core.writebatch.types import Alone, Company, Done, Failed, Outcome, Replied, Result, Unknown, Write
+from tqdbproxy.core.writebatch.types import Alone, Company, Done, Failed, Lost, Outcome, Replied, Result, Unknown, Write
 
 MAX_ROUNDS = 4
+
+log = Logger()
 
 
 class Batch:
@@ -60,8 +64,18 @@ class Batch:
 
     def _try(self) -> None:
         self._round += 1
-        self._attempt = self._executor.execute(self._writes)
-        self._attempt.addCallback(self._ended)
+        try:
+            self._attempt = self._executor.execute(self._writes)
+        except Exception:
+            # A fault of the proxy's own must not keep the writes, and all that come behind them, for ever.
+            log.failure("a batch of {count} could not be begun; its writes are executed alone", count=len(self._writes))
+            self._attempt = succeed(Failed(None))
+        self._attempt.addErrback(self._broken).addCallback(self._ended)
+
+    def _broken(self, failure: Failure) -> Outcome:
+        """The same while it was under way: nobody knows what became of it."""
+        log.failure("a batch of {count} was lost to a fault of the proxy", failure, count=len(self._writes))
+        return Lost(sent=True)
 
     def _ended(self, outcome: Outcome) -> None:
         self._attempt = None
