@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -176,6 +177,19 @@ def test_strings_are_kept_if_asked() -> None:
     assert texts.look(b"/* batch:10 */ INSERT INTO t VALUES (1, '5')").lifted == Lifted(
         b"INSERT INTO t VALUES ($1, '5')", (I4,), (b"1",)
     )
+
+
+def test_what_is_kept_of_one_text_leaves_others_as_they_are() -> None:
+    """A number in one place, and a string in another text: two templates, though all around them is one."""
+    texts = Texts()
+    number, string = (b"/* batch:10 */ INSERT INTO t VALUES (1, %b, '2')" % value for value in (b"5", b"'007'"))
+    first = texts.look(number)
+    kept = texts.look(string).lifted
+    assert kept is not None
+    texts.keep_strings(first)
+    assert texts.look(number).lifted == Lifted(b"INSERT INTO t VALUES ($1, $2, '2')", (I4, I4), (b"1", b"5"))
+    assert texts.look(string).lifted == kept
+    assert texts.look(string.replace(b"007", b" +8")).lifted == replace(kept, values=(b"1", b" +8", b"2"))
 
 
 @pytest.mark.parametrize("number", ["7", "-7", "007", "2147483647", "-2147483648", "2147483648", "-2147483649"])

@@ -260,6 +260,13 @@ def two_spellings(draw: st.DrawFn) -> tuple[str, str]:
     return join(tokens, draw), join(tokens, draw)
 
 
+@pytest.mark.parametrize("name", ["ゼaゾ", "ゼ aゾ", "a ゾ", "ー ["])
+def test_a_bracket_that_may_be_half_a_character(name: str) -> None:
+    """In SJIS, where ゼ ends with the byte of a bracket."""
+    text = f"INSERT  INTO t VALUES ( 1 ) RETURNING {name}".encode("sjis")
+    assert spell(text) == text
+
+
 @given(two_spellings())
 def test_generated_white_space_means_nothing(spellings: tuple[str, str]) -> None:
     one, other = spellings

@@ -117,7 +117,7 @@ class Lifter:
             lifts = tuple(lifted and mark != b"s" for lifted, mark in zip(shape.lifts, marks, strict=True))
             kept = _shape(shape.facts, marks, lifts, shape.between, shape.timely)
             for key, other in self._shapes.items():
-                if other is not None and other.between == shape.between:
+                if other is not None and other.between == shape.between and MARK.findall(key) == marks:
                     self._shapes[key] = kept
 
     def shape(self, constants: Constants) -> Shape | None:

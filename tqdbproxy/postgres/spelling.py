@@ -3,7 +3,8 @@
 Blanks between tokens become one, or none inside parentheses and before a comma; after a comma, before an opening
 parenthesis and after a closing one is always one, where a word or a constant is on the other side. The law of this
 module: bytes only; no token is altered, parted or joined to another. What it leaves as it is: blanks beside operators,
-in literals, names and comments, and the vertical tab, which is white space only since PostgreSQL 16.
+in literals, names and comments, the vertical tab, which is white space only since PostgreSQL 16, and all of a text in
+which a bracket may be the second byte of a character.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ _SPACES = b" \t\n\r\f"
 _RUN = re.compile(rb"[ \t\n\r\f]+")
 _COMMA = re.compile(rb" ?, ?")
 _INSIDE = re.compile(rb"(?<=[(\[]) | (?=[)\]\[])")
+# Perhaps half a character, in SJIS, BIG5, GBK, UHC and JOHAB; the parser wouldn't notice, since it is told of LATIN1.
+_BRACKET_BYTE = re.compile(rb"[\x80-\xff][\[\]]")
 # A zero byte stands for a literal, a quoted name, a number or a comment.
 _OUTSIDE = re.compile(rb"(?<=[A-Za-z0-9_$\x80-\xff\0)\]])(?=\()|(?<=[)\]])(?=[A-Za-z0-9_$\x80-\xff\0])")
 
@@ -32,6 +35,8 @@ def spelt(parts: list[bytes]) -> bytes:
         else:
             atoms.append(atom)
             gaps.append(gap)
+    if _BRACKET_BYTE.search(b"\0".join(gaps)):
+        return b"".join(parts)
     text = _RUN.sub(b" ", b"\0".join(gaps))
     text = _OUTSIDE.sub(b" ", _INSIDE.sub(b"", _COMMA.sub(b", ", text)))
     spelt_gaps = text.split(b"\0")

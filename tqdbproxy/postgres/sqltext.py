@@ -2,7 +2,7 @@
 
 The law of this module: bytes only. It knows PostgreSQL's lexer (manual, "Lexical Structure") and no grammar, and it is
 right for every client encoding, because the bytes that it looks for are never the second byte of a character; the one
-exception, the backslash, is what ``doubtful`` tells.
+exception, the backslash, is what ``doubtful`` tells. (A bracket can be one, too, in SJIS and its like: see `spelling`.)
 """
 
 from __future__ import annotations
