@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests import builders as m
-from tests.exchanges import ANSWER, BATCH, DONE, KEPT, REPLY, VIEW, WRITE, scripted, session, two, write
+from tests.exchanges import ANSWER, BATCH, KEPT, REPLY, TAG, VIEW, WRITE, scripted, session, two, write
 from tests.peers import Script, World
 from tqdbproxy.core.writebatch.types import Limits
 
@@ -173,9 +173,12 @@ def test_the_unnamed_statement_that_was_batched_can_be_used_again() -> None:
     world = scripted()
     one, _other = two(world)
     one.answers(ANSWER)
-    one.says(m.SYNC, m.bind(b"3"), m.execute(), m.SYNC)
-    assert m.split(one.server.hears()) == [m.parse(WRITE), m.SYNC, m.bind(b"3"), m.execute(), m.SYNC]
-    reply = m.ready() + m.BIND_COMPLETE + DONE
+    use = [m.bind(b"3"), m.execute(), m.bind(b"4"), m.execute(), m.SYNC]
+    one.says(m.SYNC, *use)
+    assert one.server.hears() == m.SYNC
+    assert one.answers(m.ready()) == m.ready()
+    assert m.split(one.server.hears()) == [m.parse(WRITE), *use]
+    reply = (m.BIND_COMPLETE + TAG) * 2 + m.ready()
     assert one.answers(m.PARSE_COMPLETE + reply) == reply
 
 

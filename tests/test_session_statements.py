@@ -75,14 +75,14 @@ REPAIR = m.parse(WRITE)
 @pytest.mark.parametrize(
     "data",
     [
-        m.SYNC + bound(""),
-        m.FLUSH + bound(""),
         m.bind(b"1") + m.execute() + m.FLUSH,
         m.describe_statement() + m.SYNC,
-        m.close_statement() + m.SYNC,
         m.bind(b"1") + m.execute() + m.bind(b"2") + m.execute() + m.SYNC,
-        m.function_call(1),
-        m.parse("select 1", "other") + m.SYNC,
+        m.bind(b"1") + m.execute() + m.SYNC + m.bind(b"1", statement="n") + m.execute() + m.SYNC,
+        m.bind(b"1", statement="n") + m.execute() + m.bind(b"1") + m.execute() + m.SYNC,
+        m.describe_statement("n") + m.describe_statement() + m.SYNC,
+        m.bind(b"1", statement="n") + m.execute() + m.FLUSH,
+        m.bind(b"1") + m.execute() + m.parse("select 1") + m.SYNC,
     ],
     ids=m.kinds,
 )
@@ -94,6 +94,71 @@ def test_the_unnamed_statement_is_repaired_before_it_can_be_used(talk: Talk, dat
     assert talk.asked == [1]
     talk.forwards(data)
     assert talk.asked == [1]
+
+
+NAMED = m.bind(b"1", statement="n") + m.execute() + m.SYNC
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        m.SYNC,
+        m.FLUSH,
+        m.function_call(1),
+        NAMED,
+        NAMED * 2,
+        m.parse("select 1", "other") + m.SYNC,
+        m.describe_statement("n") + m.SYNC,
+        m.close_statement("n") + m.SYNC,
+        m.copy_data(b"x"),
+    ],
+    ids=m.kinds,
+)
+def test_what_does_not_use_the_unnamed_statement_has_nothing_to_do_with_it(talk: Talk, data: bytes) -> None:
+    """Its table may have gone, or be locked."""
+    talk.batches(UNNAMED)
+    talk.forwards(data)
+    assert talk.asked == []
+    talk.done(talk.session.sent - talk.session.done)
+    use = m.describe_statement() + m.SYNC
+    step = talk.read(use)
+    assert step is not None
+    assert (step.forward, step.rest) == (REPAIR, use)
+
+
+@pytest.mark.parametrize("data", [m.close_statement() + m.SYNC, m.parse("select 1") + m.bind() + m.execute() + m.SYNC])
+def test_who_replaces_the_unnamed_statement_does_not_use_it(talk: Talk, data: bytes) -> None:
+    talk.batches(UNNAMED)
+    talk.forwards(NAMED + data)
+    talk.done(2)
+    talk.forwards(m.describe_statement() + m.SYNC)
+    assert talk.asked == []
+
+
+def test_a_use_of_the_unnamed_statement_waits_for_what_is_before_it(talk: Talk) -> None:
+    """The reply to the repair is told apart by being the next one."""
+    talk.batches(UNNAMED)
+    use = m.describe_statement() + m.SYNC
+    step = talk.read(NAMED + use)
+    assert step is not None
+    assert (step.forward, step.rest) == (NAMED, use)
+    step = talk.read(use)
+    assert step is not None
+    assert (step.forward, step.rest, step.hold) == (b"", use, True)
+    talk.done()
+    step = talk.read(use)
+    assert step is not None
+    assert (step.forward, step.rest) == (REPAIR, use)
+    talk.forwards(use)
+
+
+def test_a_named_statement_that_is_forwarded_after_all_needs_no_repair(talk: Talk) -> None:
+    prepare(talk)
+    talk.batches(UNNAMED)
+    step = talk.read(bound())
+    assert step is not None
+    assert talk.settles(step, None).forward == bound()
+    assert talk.asked == []
 
 
 def test_the_unnamed_statement_is_used_again_without_a_repair_if_it_was_sent_to_be_described(talk: Talk) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.integration.batching.conftest import MakeCrowd, Place
-from tests.integration.batching.crowd import COUNT, Reply, extended, simple
+from tests.integration.batching.crowd import COUNT, Reply, extended, reply, simple
+from tests.integration.wire import SYNC, Wire, bind, close, describe, execute, kinds, parse
 
 INSERT = "INSERT INTO t VALUES ($1, $2)"
 UPDATE = "UPDATE t SET a = $2 WHERE k = $1 RETURNING a"
@@ -85,3 +86,37 @@ def test_a_table_that_comes_before_another_one(
     place.directly(place.there, "DROP TABLE t")
     assert crowd.send(lambda n: say(INSERT, str(n), "x")) == inserted
     assert place.rows("SELECT count(*) FROM t", place.here) == ((b"16",),)
+
+
+UNITS = {
+    "another statement": bind(name="mine") + execute() + SYNC,
+    "prepared": parse("SELECT 43", "other") + SYNC,
+    "described": describe("mine", "S") + SYNC,
+    "closed": close("mine") + SYNC,
+    "nothing": SYNC,
+    "two units": (bind(name="mine") + execute() + SYNC) * 2,
+    "itself": bind("1", "x") + execute() + SYNC,
+    "itself, behind another one": bind(name="mine") + execute() + SYNC + bind("1", "x") + execute() + SYNC,
+}
+
+
+@pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
+def test_who_does_not_use_the_unnamed_statement_does_not_hear_of_it(
+    place: Place, crowds: MakeCrowd, unit: bytes
+) -> None:
+    """It was batched, so its own server has never seen it, and by now couldn't parse it."""
+    place.make("CREATE TABLE t (a int, b text)")
+    crowd = crowds()
+    with Wire(place.direct_port).start(place.database, search_path=place.here) as direct:
+        for wire in (direct, *crowd.wires):
+            wire.ask(parse("SELECT 42", "mine") + SYNC)
+        direct.ask(extended("INSERT INTO t (a, b) VALUES ($1, $2)", "1", "x"))
+        crowd.send(lambda n: extended("INSERT INTO t (a, b) VALUES ($1, $2)", str(n), "x"))
+        assert crowd.together == "merged"
+        place.directly(place.here, "ALTER TABLE t RENAME a TO c")
+        for wire in (direct, crowd.wires[0]):
+            wire.send(unit)
+        for _ in range(unit.count(SYNC)):
+            expected, said = direct.until(), crowd.wires[0].until()
+            assert kinds(said) == kinds(expected)
+            assert reply(said) == reply(expected)

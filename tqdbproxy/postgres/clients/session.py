@@ -20,7 +20,7 @@ from tqdbproxy.postgres.clients.underway import OPENING
 from tqdbproxy.postgres.clients.walk import INSPECTED, Walk
 from tqdbproxy.postgres.described import Described
 from tqdbproxy.postgres.framing import HEADER_SIZE, end_of_frame, length_at
-from tqdbproxy.postgres.messages import BIND, FAILED_TRANSACTION, IDLE, PARSE, QUERY, TERMINATE
+from tqdbproxy.postgres.messages import BIND, FAILED_TRANSACTION, IDLE, PARSE, QUERY
 from tqdbproxy.postgres.sql import PLAIN
 from tqdbproxy.postgres.unit import Unit
 
@@ -87,10 +87,11 @@ class Session(Walk):
             return self._query(data)
         if self.view.asking or (kind in OPENING and self._is_about_view(data)):
             return self._ask(data)
-        if kind not in OPENING:
-            # A Sync, a Flush: what follows it may use the unnamed statement.
-            return self._repair_first(data) if self.prepared.unsent and kind != TERMINATE else PASS_ON
-        return self._extended(data) if self.sent == self.done else PASS_ON
+        if kind in OPENING and self.sent == self.done:
+            step = self._extended(data)
+            if step is not PASS_ON:
+                return step
+        return self._without_unnamed(data) if self.prepared.unsent else PASS_ON
 
     def _query(self, data: bytes) -> Step | None:
         """A Query at the beginning of ``data``: the quickest way for one that is alone and plain."""
@@ -125,12 +126,26 @@ class Session(Walk):
         if isinstance(unit, Unit) and not unit.text.stays:
             self._again = units.Pattern(unit, self.prepared)
             return self._consider(unit, data[len(unit.raw) :])
-        if self.prepared.unsent and not (data[0] == PARSE and data[HEADER_SIZE : HEADER_SIZE + 1] == b"\0"):
-            return self._repair_first(data)
         return PASS_ON
 
-    def _repair_first(self, data: bytes) -> Step:
-        return Step(forward=self._repair(), rest=data)
+    def _without_unnamed(self, data: bytes) -> Step | None:
+        """The server lacks the unnamed statement that the client believes in: it gets it before a unit that uses it.
+
+        Any other unit passes alone. What has become of that statement must not disturb it: its table has gone, say, or
+        is locked.
+        """
+        end, uses = units.use_of_unnamed(data)
+        if uses and self.sent != self.done and self.tracked:
+            return Step(rest=data, hold=True)
+        if uses:
+            return Step(forward=self._repair(), rest=data)
+        step = self._walk(data[:end])
+        if end == len(data):
+            return step
+        if step is None:
+            return Step(forward=data[:end], rest=data[end:])
+        step.rest += data[end:]
+        return step
 
     def _is_about_view(self, data: bytes) -> bool:
         if data[0] == PARSE or self.view.known:
@@ -307,7 +322,7 @@ class Session(Walk):
                 self.view.forget(b"")
                 self.prepared.parsed(self.sent, b"", PreparedStatement(unit.text, unit.types))
                 self.changing.parsed(self.sent, b"", unit.text.purges)
-            else:
+            elif self.prepared.unsent and not units.statement_of(unit):
                 repair = self._repair()
         self._note(unit.text, self.sent, alone=True)
         return repair + unit.raw if repair else unit.raw

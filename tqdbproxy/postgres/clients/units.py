@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from enum import Enum
 from functools import lru_cache
 
@@ -18,8 +19,8 @@ from tqdbproxy.core.routing import Rules
 from tqdbproxy.core.statement import BatchKey
 from tqdbproxy.postgres.clients.prepared import Prepared, PreparedStatement
 from tqdbproxy.postgres.clients.steps import Step
-from tqdbproxy.postgres.framing import HEADER_SIZE, FramingError, end_of_frame, length_at, text_at
-from tqdbproxy.postgres.messages import BIND, CLOSE, DESCRIBE, EXECUTE, PARSE, SYNC, TERMINATE, Bind, Parse
+from tqdbproxy.postgres.framing import HEADER_SIZE, FramingError, end_of_frame, frames, length_at, text_at
+from tqdbproxy.postgres.messages import BIND, CLOSE, DESCRIBE, EXECUTE, FLUSH, PARSE, SYNC, TERMINATE, Bind, Parse
 from tqdbproxy.postgres.sql import Text, Texts
 from tqdbproxy.postgres.unit import NO_LIMIT, PORTAL, STATEMENT, Unit
 
@@ -136,6 +137,30 @@ def unsettled(unit: Unit) -> bool:
 def statement_of(unit: Unit) -> bytes:
     """What the statement is called to which a unit without a Parse is bound."""
     return Bind.parse(unit.raw, 0, end_of_frame(unit.raw, 0)).statement
+
+
+def use_of_unnamed(data: bytes) -> tuple[int, bool]:
+    """Where the unit that begins ``data`` ends, and whether it uses the unnamed statement that was there before it.
+
+    Of a unit that isn't all there, that has to be feared.
+    """
+    uses = replaced = False
+    with suppress(FramingError):
+        if data[0] not in NEXT:
+            return (end_of_frame(data, 0) if len(data) >= HEADER_SIZE else len(data)), False
+        for kind, begin, end in frames(data):
+            what = data[begin + HEADER_SIZE : end]
+            if kind == SYNC:
+                return end, uses
+            if (kind == PARSE and what[:1] == b"\0") or (kind == CLOSE and what == b"S\0"):
+                replaced = True
+            elif kind == BIND:
+                uses |= not (replaced or Bind.parse(data, begin, end).statement)
+            elif kind == DESCRIBE:
+                uses |= not replaced and what == b"S\0"
+            elif kind not in NEXT and kind != FLUSH:
+                break
+    return len(data), True
 
 
 class SimplePattern:
