@@ -81,6 +81,8 @@ class Talk:
         if step.key is None:
             step = self.settles(step)
         assert step.unit is not None
+        assert step.key is not None
+        step.unit.key = step.key
         self.session.batched(step.unit, COMPANY, 0.0)
         return step
 

@@ -227,6 +227,32 @@ def test_another_statement_of_that_name_is_settled_again(talk: Talk, gone: bytes
     assert talk.settles(step).unit.sql == b"insert into u values ($1)"  # type: ignore[union-attr]
 
 
+def test_a_statement_means_what_it_meant_under_the_settings_of_its_parse(talk: Talk) -> None:
+    """Its constants were read under these, and aren't read again."""
+    prepare(talk)
+    talk.batches(bound())
+    for number, setting in ((1, "SET datestyle = 'DMY'"), (2, "RESET datestyle")):
+        talk.forwards(m.query(setting))
+        talk.done()
+        if number == 1:
+            talk.forwards(bound())
+            talk.done()
+    assert talk.excluded() == {"session_state": 1}
+    talk.batches(bound())
+    talk.forwards(m.query("SET datestyle = 'DMY'"))
+    talk.done()
+    prepare(talk)
+    talk.batches(bound())
+    assert talk.excluded() == {"session_state": 1}
+
+
+def test_a_statement_that_is_parsed_behind_a_set_is_not_known_well_enough(talk: Talk) -> None:
+    talk.forwards(m.query("SET datestyle = 'DMY'") + m.parse(WRITE, "s") + m.SYNC)
+    talk.done(2)
+    talk.forwards(bound())
+    assert talk.excluded() == {"session_state": 1}
+
+
 def test_what_would_be_forwarded_anyway_is_not_settled(talk: Talk) -> None:
     prepare(talk)
     talk.forwards(m.query("begin"))

@@ -55,6 +55,36 @@ def test_a_column_of_another_type(
     assert place.rows("SELECT DISTINCT a FROM t") == stored
 
 
+SETTINGS = {
+    "DateStyle": ("date", "01/02/2020", "iso, dmy", "iso, mdy"),
+    "TimeZone": ("timestamptz", "2020-01-01 00:00", "UTC", "Asia/Tokyo"),
+    "IntervalStyle": ("interval", "-1 2:03", "postgres", "sql_standard"),
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_constant_that_is_read_by_a_setting(place: Place, crowds: MakeCrowd, setting: str) -> None:
+    """It was read when the statement was prepared; the setting has changed since, and then changes back."""
+    kind, constant, then, now = SETTINGS[setting]
+    place.make(f"CREATE TABLE t (a {kind}, b text)")
+    crowd = crowds()
+    insert = f"INSERT INTO t VALUES ('{constant}', $1)"
+    with Wire(place.direct_port).start(place.database, search_path=place.here) as direct:
+        everybody = (direct, *crowd.wires)
+        for wire in everybody:
+            wire.ask(query(f"SET {setting} = '{then}'"))
+            prepare(wire, hinted(insert))
+        for value, company in ((now, ""), (then, "merged")):
+            for wire in everybody:
+                wire.ask(query(f"SET {setting} = '{value}'"))
+            direct.ask(bound("x"))
+            assert crowd.send(lambda _: bound("x")) == INSERTED
+            assert (
+                crowd.together == company if company else {one.reason for one in crowd.statuses()} == {"session_state"}
+            )
+    assert place.rows("SELECT count(*), count(DISTINCT a) FROM t") == ((b"%d" % (2 * COUNT + 2), b"1"),)
+
+
 def test_other_columns_are_an_error(plain: Place, crowds: MakeCrowd) -> None:
     """Who was told of two columns gets no three; until he prepares it again."""
     crowd = crowds()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from tqdbproxy.core.statement import Identity
 from tqdbproxy.postgres.described import Described
 from tqdbproxy.postgres.sql import Text
 from tqdbproxy.postgres.unit import NO_TYPES
@@ -16,7 +17,10 @@ from tqdbproxy.postgres.unit import NO_TYPES
 
 @dataclass(frozen=True, slots=True)
 class PreparedStatement:
-    """Its text, and the parameter types that its Parse declared, raw.
+    """Its text, the parameter types that its Parse declared, raw, and what its session was like then.
+
+    That is the ``identity``, or None where it can't be told: constants of some types were read under the settings of
+    that moment (``DateStyle``), and are not read again.
 
     If it is *settled*, ``types`` are those that the server has resolved, and ``columns`` is what it says that the
     statement returns, raw; that is what its client was told, or could have been, and it holds as long as the statement.
@@ -24,6 +28,7 @@ class PreparedStatement:
 
     text: Text
     types: bytes = NO_TYPES
+    identity: Identity | None = None
     columns: bytes | None = None
 
 

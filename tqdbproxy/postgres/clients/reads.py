@@ -41,7 +41,7 @@ class Hit:
         self.reply = reply
         self.fresh_until = fresh_until
         self.counts: CallerCounts = unit.counts
-        self.parse, self.prepared = kept_back(unit)
+        self.parse, self.prepared = kept_back(unit, entry.key.identity)
         self.left = len(unit.raw) - length_at(unit.raw, 1)[0]
         """By how much the unit is longer than its first frame says of itself."""
 
@@ -138,12 +138,15 @@ class Comparison:
         """See `Sink`: nothing to compare with."""
 
 
-def kept_back(unit: Unit) -> tuple[bytes, PreparedStatement | None]:
-    """What its server must hear of a unit that it hasn't seen before the unnamed statement is used; nothing: b""."""
+def kept_back(unit: Unit, identity: Identity | None) -> tuple[bytes, PreparedStatement | None]:
+    """What its server must hear of a unit that it hasn't seen before the unnamed statement is used; nothing: b"".
+
+    And what that statement is; ``identity``: of the session.
+    """
     if unit.simple:
         return CLOSE_UNNAMED, None
     if unit.parse:
-        return unit.raw[: end_of_frame(unit.raw, 0)], PreparedStatement(unit.text, unit.types)
+        return unit.raw[: end_of_frame(unit.raw, 0)], PreparedStatement(unit.text, unit.types, identity)
     return b"", None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from tqdbproxy.core.caching import Entry, Fetch, Found
 from tqdbproxy.core.metrics import CallerCounts
-from tqdbproxy.core.routing import Batched, Cached, Forward, Route
+from tqdbproxy.core.routing import BECAUSE, Batched, Cached, Forward, Route
 from tqdbproxy.core.statement import BatchKey, Identity, Kind, Reason
 from tqdbproxy.core.writebatch.types import Company
 from tqdbproxy.postgres.clients import units
@@ -172,8 +172,15 @@ class Session(Walk):
         counts = unit.counts = self._tally.of(unit.text)
         counts.queries += 1
         route = self._choose(unit.text, unit.size, alone=True)
-        if units.unsettled(unit) and not isinstance(route, Forward):
-            return Step(unit=unit, settle=units.statement_of(unit), rest=rest)
+        if isinstance(route, Forward) or unit.parse or unit.simple:
+            return self._route(unit, route, rest)
+        name = units.statement_of(unit)
+        statement = self.prepared.get(name)
+        if statement is None or statement.identity != self.history.identity:
+            # What its constants mean is what they meant under other settings.
+            return self._route(unit, BECAUSE[Reason.SESSION_STATE], rest)
+        if statement.columns is None:
+            return Step(unit=unit, settle=name, rest=rest)
         return self._route(unit, route, rest)
 
     def _route(self, unit: Unit, route: Route, rest: bytes = b"") -> Step | None:
@@ -229,7 +236,7 @@ class Session(Walk):
         if unit.simple:
             self.prepared.kept_back(CLOSE_UNNAMED, None)
         elif unit.parse:
-            self._kept_back(*kept_back(unit))
+            self._kept_back(*kept_back(unit, unit.key.identity))
 
     def unknown(self, unit: Unit) -> None:
         """It can't be known whether a unit was executed."""
@@ -253,8 +260,9 @@ class Session(Walk):
         else:
             end = end_of_names(data)
             statement = self.prepared.get(data[HEADER_SIZE + 1 : end]) if end else None
-            says = (statement.text, statement.types, statement.columns, data[end:]) if statement else None
-            hit = self._register.get(says)
+            if statement is None or statement.identity is not self._registered:
+                return None
+            hit = self._register.get((statement.text, statement.types, statement.columns, data[end:]))
         if hit is None or hit.fresh_until <= self._now() or self.sent != self.done or self.status != IDLE:
             return None
         if not self.tracked or self.history.identity is not self._registered or self.view.asking:
@@ -291,7 +299,7 @@ class Session(Walk):
         self._told(unit.counts, seconds)
         if stale:
             self._last = self._from_memory_stale
-        self._kept_back(*kept_back(unit))
+        self._kept_back(*kept_back(unit, entry.key.identity))
         return self._reads.reply(unit, entry)
 
     def _told(self, counts: CallerCounts, seconds: float) -> None:
@@ -320,7 +328,7 @@ class Session(Walk):
             self._last = self._forwarded
             if unit.parse:
                 self.view.forget(b"")
-                self.prepared.parsed(self.sent, b"", PreparedStatement(unit.text, unit.types))
+                self.prepared.parsed(self.sent, b"", PreparedStatement(unit.text, unit.types, self.history.identity))
                 self.changing.parsed(self.sent, b"", unit.text.purges)
             elif self.prepared.unsent and not units.statement_of(unit):
                 repair = self._repair()

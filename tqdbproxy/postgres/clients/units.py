@@ -129,11 +129,6 @@ def _unit(raw: bytes, places: dict[int, tuple[int, int]], texts: Texts, prepared
     return unit
 
 
-def unsettled(unit: Unit) -> bool:
-    """Whether its client has prepared it before, so that it means what it meant then, which isn't known."""
-    return unit.columns is None and not (unit.parse or unit.simple)
-
-
 def statement_of(unit: Unit) -> bytes:
     """What the statement is called to which a unit without a Parse is bound."""
     return Bind.parse(unit.raw, 0, end_of_frame(unit.raw, 0)).statement

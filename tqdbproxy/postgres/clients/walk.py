@@ -151,7 +151,11 @@ class Walk(UnderWay):
     def _look_at_parse(self, parse: Parse) -> None:
         text = self._texts.look_parsed(parse.text)
         self.view.forget(parse.name)
-        statement = PreparedStatement(text, parse.types) if not text.stays else None
+        statement = None
+        if not text.stays:
+            # Where a SET is on its way before it, it can't be told under which settings it is parsed.
+            identity = None if self._effects else self.history.identity
+            statement = PreparedStatement(text, parse.types, identity)
         self.prepared.parsed(self.sent + 1, parse.name, statement)
         self.changing.parsed(self.sent + 1, parse.name, text.purges)
 
