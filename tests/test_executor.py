@@ -302,7 +302,7 @@ def test_every_template_of_a_group_is_described() -> None:
     bench = Bench()
     units = bench.simple("insert into t values ('a')", "insert into u values ('b')", "insert into u values ('c')")
     learn_both = (parsed(1) + LEARNED) * 2 + parsed(1) + m.parameter_description(TEXT) + m.NO_DATA + m.ready()
-    assert bench.run(units, learn_both, types(INTERVAL, first=b""), key=("key", "mine")) == Failed(None)
+    assert bench.run(units, learn_both, types(INTERVAL, first=b""), key=("key", "mine")) == Failed(1)
     assert bench.connection.said == ["PBEPBEPDS", "PDS"]
     assert [text.lifted and text.lifted.template for text in bench.kept] == [b"insert into u values ($1)"]
 
@@ -382,6 +382,16 @@ def test_a_server_that_knows_no_fingerprints() -> None:
     later = m.CLOSE_COMPLETE + parsed(1) + done(2) + m.ready()
     assert strategy(bench.run(guarded(bench, 2), later)) is Strategy.PREPARED
     assert bench.connection.said == ["PBEPBEBES", "PBEBES", "CPBEBES"]
+
+
+def test_a_user_who_may_not_look_into_a_schema() -> None:
+    """His text says so itself; what others have is kept."""
+    bench = Bench()
+    bench.run(guarded(bench, 2), FIRST)
+    denied = guarded(bench, 2, "insert into secret.t values ($1)")
+    assert bench.run(denied, parsed(1) + m.BIND_COMPLETE + m.error("42501") + m.ready()) == Failed(None)
+    assert strategy(bench.run(guarded(bench, 2), NEXT)) is Strategy.PREPARED
+    assert bench.connection.said == ["PBEPBEBES", "PBEPBEBES", "BEBEBES"]
 
 
 def test_a_value_that_is_none_of_its_type_may_be_one_of_the_type_that_the_column_has_now() -> None:

@@ -360,6 +360,33 @@ def test_a_named_statement_is_described_without_the_unnamed_one() -> None:
     assert world.books == [b"insert into t values (%d)" % value for value in (1, 2, 3)]
 
 
+# The proxy's own statement for it
+
+
+def test_a_server_that_dies_before_anything_is_executed() -> None:
+    """It was only asked what the statement returns: nobody need fear that his write was executed."""
+    world = scripted()
+    clients = [asking(world, f"{WRITE} returning a") for _ in range(3)]
+    for client in clients:
+        client.answers(m.parameter_description(23), RETURNS, m.ready())
+    world.pass_time(0.05)
+    lender, *others = clients
+    assert [m.kinds(client.server.hears()) for client in clients] == ["PDS", "", ""]
+    assert lender.wire is not None
+    lender.wire.lose()
+    world.settle()
+    assert [(client.hears(), client.server.hears()) for client in others] == [(b"", bound())] * 2
+    assert (lender.hears(), lender.transport.lost) == (b"", True)
+
+
+def test_a_server_that_does_not_tell_the_parameters() -> None:
+    """No PostgreSQL."""
+    world = scripted()
+    client = asking(world)
+    client.answers(m.NO_DATA, m.ready())
+    assert client.server.hears() == bound()
+
+
 # Reads
 
 

@@ -70,6 +70,17 @@ def test_what_is_said_of_a_statement_goes_with_it() -> None:
     assert statements.fit(0) is None
 
 
+def test_fingerprints_stay_few() -> None:
+    statements = Statements()
+    for number in range(10 * KEPT_STATEMENTS):
+        tables = (b"t%d" % number,)
+        statements.learn(tables, b"f")
+        statements.add(number, statements.new_name(), tables)
+        statements.surplus()
+    kept = [number for number in range(10 * KEPT_STATEMENTS) if statements.fingerprint((b"t%d" % number,))]
+    assert kept == [*range(9 * KEPT_STATEMENTS, 10 * KEPT_STATEMENTS)]
+
+
 def test_without_fingerprints() -> None:
     statements = full(1)
     statements.expire(0.0)

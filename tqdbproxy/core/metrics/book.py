@@ -110,7 +110,12 @@ class Metrics:
         ):
             yield Histograms(f"tqdbproxy_write_batch_{name}", documentation, (), bounds, partial(_alone, histogram))
         for name, documentation, label, counts in (
-            ("write_batch_method", "Batches, by the way they were executed", "method", self.batch_methods),
+            (
+                "write_batch_method",
+                "Batches, and writes executed alone, by the way of execution",
+                "method",
+                self.batch_methods,
+            ),
             ("write_batch_closed", "Batches, by what closed their window", "reason", self.batch_closed),
             ("write_batch_retries", "Members executed again, in a batch or alone", "way", self.batch_retries),
             ("write_delay_adjustments", "Moves of the adaptive window", "direction", self.delay_adjustments),

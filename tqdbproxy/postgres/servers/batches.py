@@ -56,6 +56,9 @@ NO_TABLES: TablesByTemplate = {}
 SYNTAX_OR_ACCESS = "42"
 """Class of the errors that are found before any row is touched."""
 
+NO_PRIVILEGE = "42501"
+"""insufficient_privilege: a text names a schema that its user may not look into."""
+
 
 class Exchange(ABC):
     """One attempt to execute ``units`` on the connection that has ``statements``.
@@ -161,7 +164,8 @@ class Exchange(ABC):
         failed = answer.completed
         if answer.sqlstate in STALE and failed < len(self._order):
             self.stale = self._retire_old(self._order[failed])
-        if failed < len(self._learning) and answer.sqlstate.startswith(SYNTAX_OR_ACCESS):
+        access = answer.sqlstate.startswith(SYNTAX_OR_ACCESS) and answer.sqlstate != NO_PRIVILEGE
+        if failed < len(self._learning) and access:
             self._statements.give_up_fingerprints()
             self.stale = True
         elif self._checks_at <= failed < len(self._order) and answer.sqlstate == guards.CHANGED:

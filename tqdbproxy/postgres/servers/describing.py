@@ -60,7 +60,7 @@ class ClientsStatement(Exchange):
                 columns = data[begin:end]
             elif kind in ASIDE:
                 self.aside.append(data[begin:end])
-        if not columns:
+        if not (types and columns):
             return Failed(None)
         self.described = Described(types, columns)
         return Done((), Strategy.SINGLE)

@@ -106,7 +106,7 @@ class BatchExecutor:
                 if fit is None:
                     return self._describe(job, number, again)
                 if not fit:
-                    return succeed(Failed(None))
+                    return succeed(_unfit(job, unit))
         return self._run(job, self._exchange(job), again)
 
     def _describe(self, job: Job, number: int, again: int) -> Deferred[Outcome]:
@@ -121,6 +121,8 @@ class BatchExecutor:
         A string for an interval column with fields means something else as a parameter: keep it a constant. Columns
         that a client wasn't told of when it prepared its statement are an error that its own connection knows.
         """
+        if isinstance(outcome, Lost) and not job.connection.alive:
+            return Lost(sent=False)  # nothing was executed
         if not job.connection.lendable:
             return Failed(None) if isinstance(outcome, Done) else outcome
         if describe.stale and again < MAX_STALE:
@@ -133,7 +135,7 @@ class BatchExecutor:
             self._keep_strings(unit.text)
         fit = not interval and unit.columns in (None, describe.columns)
         job.statements.judge(unit.template, fit)
-        return self._begin(job, again, number + 1) if fit else Failed(None)
+        return self._begin(job, again, number + 1) if fit else _unfit(job, unit)
 
     def _run(self, job: Job, exchange: Exchange, again: int) -> Deferred[Outcome]:
         return job.connection.run(exchange).addCallback(self._ended, job, exchange, again)
@@ -185,6 +187,13 @@ def _is_doubtful(unit: Unit) -> bool:
     if lifted is not None:
         return UNKNOWN_TYPE in lifted.types
     return unit.columns is not None and unit.text.returning
+
+
+def _unfit(job: Job, unit: Unit) -> Failed:
+    """The members with the template of ``unit`` can't be executed here: all of them, or one after another."""
+    if len(job.templates) == 1:
+        return Failed(None)
+    return Failed(next(number for number, member in enumerate(job.units) if member.template == unit.template))
 
 
 def _may_be_merged(unit: Unit, template: Hashable) -> bool:

@@ -112,7 +112,11 @@ class Statements:
     def surplus(self) -> list[bytes]:
         """Names that are too many or of no use any more; they count as closed from now on."""
         surplus, self._retired = self._retired, []
-        return surplus + [self._known.popitem(last=False)[1].name for _ in range(len(self._known) - KEPT_STATEMENTS)]
+        surplus += [self._known.popitem(last=False)[1].name for _ in range(len(self._known) - KEPT_STATEMENTS)]
+        if len(self._fingerprints) > KEPT_STATEMENTS:
+            used = {known.tables for known in self._known.values()}
+            self._fingerprints = {tables: found for tables, found in self._fingerprints.items() if tables in used}
+        return surplus
 
     def expire(self, now: float) -> None:
         """Do without all statements if the oldest may be older than `LIFETIME_S`; ``now`` in seconds."""
