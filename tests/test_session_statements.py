@@ -126,6 +126,22 @@ def test_what_does_not_use_the_unnamed_statement_has_nothing_to_do_with_it(talk:
     assert (step.forward, step.rest) == (REPAIR, use)
 
 
+def test_a_unit_is_waited_for_as_long_as_it_does_not_use_the_unnamed_statement(talk: Talk) -> None:
+    """As libpq sends a pipeline: statement by statement, and then the Sync."""
+    talk.batches(UNNAMED)
+    first = m.parse("select 1", "n") + m.bind(statement="n") + m.execute()
+    for data in (first[:3], first[:-1], first, first + m.bind(statement="n") + m.execute()):
+        step = talk.read(data)
+        assert step is not None
+        assert (step.forward, step.rest, step.hold) == (b"", data, False)
+    talk.forwards(first + m.SYNC)
+    assert talk.asked == []
+    talk.done()
+    step = talk.read(first + m.bind() + m.execute())
+    assert step is not None
+    assert step.forward == REPAIR
+
+
 @pytest.mark.parametrize("data", [m.close_statement() + m.SYNC, m.parse("select 1") + m.bind() + m.execute() + m.SYNC])
 def test_who_replaces_the_unnamed_statement_does_not_use_it(talk: Talk, data: bytes) -> None:
     talk.batches(UNNAMED)

@@ -135,6 +135,10 @@ class Session(Walk):
         is locked.
         """
         end, uses = units.use_of_unnamed(data)
+        if not (end or uses) and len(data) <= INSPECTED:
+            return Step(rest=data)
+        if not end:
+            end, uses = len(data), True
         if uses and self.sent != self.done and self.tracked:
             return Step(rest=data, hold=True)
         if uses:

@@ -137,9 +137,9 @@ def statement_of(unit: Unit) -> bytes:
 def use_of_unnamed(data: bytes) -> tuple[int, bool]:
     """Where the unit that begins ``data`` ends, and whether it uses the unnamed statement that was there before it.
 
-    Of a unit that isn't all there, that has to be feared.
+    It ends at 0 if it isn't all there yet; what the rest does has to be feared where the client may wait for answers.
     """
-    uses = replaced = False
+    uses = replaced = flushed = False
     with suppress(FramingError):
         if data[0] not in NEXT:
             return (end_of_frame(data, 0) if len(data) >= HEADER_SIZE else len(data)), False
@@ -153,9 +153,12 @@ def use_of_unnamed(data: bytes) -> tuple[int, bool]:
                 uses |= not (replaced or Bind.parse(data, begin, end).statement)
             elif kind == DESCRIBE:
                 uses |= not replaced and what == b"S\0"
-            elif kind not in NEXT and kind != FLUSH:
-                break
-    return len(data), True
+            elif kind == FLUSH:
+                flushed = True
+            elif kind not in NEXT:
+                return 0, True  # whatever that is
+        return 0, uses or flushed
+    return 0, True
 
 
 class SimplePattern:
