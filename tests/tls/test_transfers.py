@@ -225,11 +225,13 @@ def test_sessions_that_are_over_leave_no_memory(start_tls: StartTls) -> None:
                 wire.socket.close()
             wait_for(lambda: all_gone(proxy))
 
-        hold(20)
+        for _ in range(3):
+            hold(20)
         before = resident(proxy)
         for _ in range(12):
             hold(20)
-        assert resident(proxy) - before < 4 * MIB
+        # What 240 sessions had, if it stayed, were 24 MiB; some MiB are the allocator's own business.
+        assert resident(proxy) - before < 8 * MIB
 
 
 def test_a_server_that_dies_tells_its_client(encrypted: RunningProxy, debian: EmbeddedServer) -> None:
