@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tqdbproxy.postgres.framing import HEADER_SIZE, frames
+from tqdbproxy.postgres.messages import NO_DATA, PARAMETER_DESCRIPTION, ROW_DESCRIPTION
+
 
 @dataclass(frozen=True, slots=True)
 class Described:
@@ -18,3 +21,14 @@ class Described:
 
     types: bytes
     columns: bytes
+
+
+def described(answer: bytes) -> Described | None:
+    """The last description of a statement among the messages of ``answer``; None if there is none, or half of one."""
+    types = columns = b""
+    for kind, begin, end in frames(answer):
+        if kind == PARAMETER_DESCRIPTION:
+            types = answer[begin + HEADER_SIZE : end]
+        elif kind in (ROW_DESCRIPTION, NO_DATA):
+            columns = answer[begin:end]
+    return Described(types, columns) if types and columns else None

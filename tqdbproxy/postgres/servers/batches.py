@@ -12,16 +12,14 @@ from collections.abc import Hashable, Mapping, Sequence
 
 from tqdbproxy.core.statement import Kind, Strategy
 from tqdbproxy.core.writebatch.types import Done, Failed, Outcome
-from tqdbproxy.postgres.framing import HEADER, HEADER_SIZE, frame, frames
+from tqdbproxy.postgres.described import described
+from tqdbproxy.postgres.framing import HEADER, frame, frames
 from tqdbproxy.postgres.mergeable import Mergeable
 from tqdbproxy.postgres.messages import (
     DESCRIBE_PORTAL_FRAME,
     EXECUTE_ALL_FRAME,
-    NO_DATA,
-    PARAMETER_DESCRIPTION,
     READY_FOR_QUERY,
     READY_IDLE_FRAME,
-    ROW_DESCRIPTION,
     SYNC_FRAME,
     Parse,
     close_statement,
@@ -266,14 +264,12 @@ class DescribeExchange(Exchange):
     def _end(self, data: bytes) -> Outcome:
         answer = Cutter((), (), len(self._learning)).cut_tags(data)
         self._confirm(answer)
-        if answer.sqlstate:
+        found = described(data)
+        if answer.sqlstate or found is None:
             return Failed(None)
-        for kind, begin, end in frames(data):
-            if kind == PARAMETER_DESCRIPTION:
-                (count,) = struct.unpack_from("!H", data, begin + HEADER_SIZE)
-                self.types = struct.unpack_from(f"!{count}I", data, begin + HEADER_SIZE + 2)
-            elif kind in (ROW_DESCRIPTION, NO_DATA):
-                self.columns = data[begin:end]
+        (count,) = struct.unpack_from("!H", found.types)
+        self.types = struct.unpack_from(f"!{count}I", found.types, 2)
+        self.columns = found.columns
         return Done((), Strategy.PREPARED)
 
 

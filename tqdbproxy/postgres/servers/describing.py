@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from tqdbproxy.core.statement import Strategy
 from tqdbproxy.core.writebatch.types import Done, Failed, Outcome
-from tqdbproxy.postgres.described import Described
-from tqdbproxy.postgres.framing import HEADER_SIZE, frame, frames
+from tqdbproxy.postgres.described import Described, described
+from tqdbproxy.postgres.framing import frame, frames
 from tqdbproxy.postgres.messages import (
     ERROR_RESPONSE,
-    NO_DATA,
     NOTICE_RESPONSE,
     NOTIFICATION_RESPONSE,
-    PARAMETER_DESCRIPTION,
     PARAMETER_STATUS,
-    ROW_DESCRIPTION,
 )
 from tqdbproxy.postgres.servers.batches import Exchange
 from tqdbproxy.postgres.servers.statements import Statements
@@ -51,16 +48,6 @@ class ClientsStatement(Exchange):
         return outcome
 
     def _end(self, data: bytes) -> Outcome:
-        types = columns = b""
-        self.aside = []
-        for kind, begin, end in frames(data):
-            if kind == PARAMETER_DESCRIPTION:
-                types = data[begin + HEADER_SIZE : end]
-            elif kind in (ROW_DESCRIPTION, NO_DATA):
-                columns = data[begin:end]
-            elif kind in ASIDE:
-                self.aside.append(data[begin:end])
-        if not (types and columns):
-            return Failed(None)
-        self.described = Described(types, columns)
-        return Done((), Strategy.SINGLE)
+        self.aside = [data[begin:end] for kind, begin, end in frames(data) if kind in ASIDE]
+        self.described = described(data)
+        return Done((), Strategy.SINGLE) if self.described else Failed(None)
