@@ -262,6 +262,16 @@ def test_a_statement_means_what_it_meant_under_the_settings_of_its_parse(talk: T
     assert talk.excluded() == {"session_state": 1}
 
 
+def test_a_setting_that_changes_while_the_statement_is_described(talk: Talk) -> None:
+    """By the server's own configuration, say: it reports that within its answer."""
+    prepare(talk)
+    step = talk.read(bound())
+    assert step is not None
+    talk.session.parameter_changed(b"TimeZone", b"Asia/Tokyo")
+    assert talk.settles(step) == Step(forward=bound())
+    assert talk.excluded() == {"session_state": 1}
+
+
 def test_a_statement_that_is_parsed_behind_a_set_is_not_known_well_enough(talk: Talk) -> None:
     talk.forwards(m.query("SET datestyle = 'DMY'") + m.parse(WRITE, "s") + m.SYNC)
     talk.done(2)

@@ -175,6 +175,9 @@ class Session(Walk):
         """One statement between two Syncs, nothing outstanding: choose its way."""
         counts = unit.counts = self._tally.of(unit.text)
         counts.queries += 1
+        return self._way(unit, rest)
+
+    def _way(self, unit: Unit, rest: bytes = b"") -> Step | None:
         route = self._choose(unit.text, unit.size, alone=True)
         if isinstance(route, Forward) or unit.parse or unit.simple:
             return self._route(unit, route, rest)
@@ -187,7 +190,7 @@ class Session(Walk):
             return Step(unit=unit, settle=name, rest=rest)
         return self._route(unit, route, rest)
 
-    def _route(self, unit: Unit, route: Route, rest: bytes = b"") -> Step | None:
+    def _route(self, unit: Unit, route: Route, rest: bytes) -> Step | None:
         text, counts = unit.text, unit.counts
         if isinstance(route, Batched):
             identity = self.history.identity
@@ -210,8 +213,8 @@ class Session(Walk):
 
         None: it couldn't, so it gets the unit as it is, and the client what it says to that.
         """
-        route = self._choose(unit.text, unit.size, alone=True)
         if described is None:
+            route = self._choose(unit.text, unit.size, alone=True)
             return Step(forward=self.ask(unit) if isinstance(route, Cached) else self.forward_alone(unit, None))
         self.prepared.settle(name, described)
         counts = unit.counts
@@ -219,7 +222,7 @@ class Session(Walk):
         assert isinstance(again, Unit)  # it was one before
         again.counts = counts
         self._again = units.Pattern(again, self.prepared)
-        return self._route(again, route) or Step(forward=again.raw)
+        return self._way(again) or Step(forward=again.raw)
 
     def forward_alone(self, unit: Unit, company: Company | None, reason: Reason | None = None) -> bytes:
         """A unit that left the forward lane comes back to it: what to send."""
