@@ -64,6 +64,9 @@ class MemoryTransport:
         if not self.disconnecting:
             self.written += data
 
+    def write_now(self, data: bytes) -> None:
+        self.write(data)
+
     def loseConnection(self) -> None:
         self.disconnecting = True
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -72,6 +72,10 @@ class Rig:
             write.done.addCallback(partial(self.results.__setitem__, name))
             accepted = self.manager.submit(write)
         return accepted
+
+    def alone(self, writer: str, key: str = "a") -> Callable[[], None] | None:
+        """What the manager says to a write that may not need company."""
+        return self.manager.alone(Write(BatchKey(IDENTITY, key), key, 1, 0.1, writer, f"{key}0"))
 
     @property
     def closed(self) -> dict[str, int]:

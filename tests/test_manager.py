@@ -280,39 +280,37 @@ def test_the_next_batch_waits_for_a_write_that_runs_alone() -> None:
 
 def test_alone_is_for_who_is_alone() -> None:
     it = rig(quorum=0.5)
-    key = BatchKey(IDENTITY, "a")
-    finished = it.manager.alone(key, "A")
+    finished = it.alone("A")
     assert finished is not None
-    assert it.manager.alone(key, "A") is None
+    assert it.alone("A") is None
     it.write("a1", "a2")
     assert it.server.got == []
     finished()
     it.clock.advance(GRACE_S)
     assert it.server.got == ["a1 a2"]
-    assert it.manager.alone(key, "A") is None
+    assert it.alone("A") is None
     it.server.ends()
-    assert it.manager.alone(key, "A") is None, "two others wrote just now"
+    assert it.alone("A") is None, "two others wrote just now"
     it.clock.advance(2)
-    assert it.manager.alone(key, "A") is not None
+    assert it.alone("A") is not None
     assert (it.closed, it.metrics.batch_methods["single"]) == ({"quorum": 3}, 2)
 
 
 def test_alone_is_nobody_where_windows_are_kept() -> None:
-    assert rig().manager.alone(BatchKey(IDENTITY, "a"), "A") is None
+    assert rig().alone("A") is None
 
 
 def test_alone_is_nobody_with_many_others_or_with_some_who_wait() -> None:
     it = rig(quorum=0.5)
-    key = BatchKey(IDENTITY, "a")
-    finished = it.manager.alone(key, "A")
+    finished = it.alone("A")
     assert finished is not None
     it.write("a1", "a2", "a3")
     finished()
     it.clock.advance(GRACE_S)
     it.server.ends()
-    assert it.manager.alone(key, "A") is None
+    assert it.alone("A") is None
     it.write("a4")
-    assert it.manager.alone(key, "B") is None
+    assert it.alone("B") is None
 
 
 class Deaf(Write):
@@ -435,7 +433,7 @@ def test_closing_executes_what_waits_and_takes_no_more() -> None:
     drained = closed(it)
     assert it.server.got == ["a1 a2 a3", "c1 c2"]
     assert not it.write("a5")
-    assert it.manager.alone(BatchKey(IDENTITY, "z"), "Z") is None
+    assert it.alone("Z", "z") is None
     it.server.ends("a")
     it.server.ends("c")
     assert (it.kinds()["a4"], it.kinds()["b1"]) == (Alone, Alone)

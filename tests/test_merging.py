@@ -93,7 +93,8 @@ def test_what_does_not_fit_together() -> None:
 def test_tails_that_are_cut_or_lie(cut: int, noise: bytes) -> None:
     """Nothing is merged that isn't whole, and nothing raises but what `binds` expects."""
     tail = unit(b"abc", b"\0" * 5).tail
-    broken = unit(b"a", b"b").again(b"", tail[:cut] + noise)
+    broken = unit(b"a", b"b")
+    broken.become(b"", tail[:cut] + noise)
     found = merging.binds([broken], 2, [b"one"], [1])
     if cut >= len(tail):
         assert found is not None

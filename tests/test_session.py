@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from tests.talks import BROKEN, IDLE, OPEN, SIMPLE, VIEW, WRITE, Talk
 from tqdbproxy.core.routing import Rules
 from tqdbproxy.core.statement import Kind
 from tqdbproxy.postgres.clients.steps import Step
+from tqdbproxy.postgres.clients.units import Pattern, SimplePattern
 from tqdbproxy.postgres.clients.walk import INSPECTED
 from tqdbproxy.postgres.framing import FramingError
 
@@ -255,3 +258,78 @@ def test_a_hinted_statement_in_a_pipeline_is_counted_once(talk: Talk) -> None:
     talk.forwards(m.unit(WRITE, b"1") * 2)
     assert talk.metrics.caller("a.py", "", Kind.INSERT).queries == 2
     assert sum(counts.queries for counts in talk.metrics.plain.values()) == 0
+
+
+# The quick way of what is like the write before it
+
+
+def slow(talk: Talk) -> Talk:
+    """It has forgotten what its client uses to say."""
+    session = talk.session
+    session._usual, session._again, session._again_simple = None, Pattern(None, None), SimplePattern()
+    return talk
+
+
+def taken(talk: Talk, data: bytes) -> object:
+    """What becomes of these bytes, as far as anybody can see."""
+    try:
+        step = talk.read(data)
+    except FramingError as problem:
+        return str(problem)
+    if step is None:
+        return None
+    unit = step.unit
+    what = unit and (unit.raw, unit.sql, unit.types, unit.tail, unit.size, unit.limit, unit.shape, unit.template)
+    return what, step.key and step.key.template, step.window_s, step.forward, step.local, step.rest, step.hold
+
+
+def like(write: bytes) -> Iterator[bytes]:
+    """The write, cut off everywhere, with more behind it, and with each of its bytes another one."""
+    yield write
+    yield write + m.TERMINATE
+    yield write + write
+    for at in range(len(write)):
+        yield write[:at] or m.SYNC
+        for other in (0, write[at] ^ 1, ord("'"), ord("9")):
+            yield write[:at] + bytes([other]) + write[at + 1 :]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        m.query(SIMPLE),
+        m.query("/* batch:10 */ insert into t values (7, '8', 1.5)"),
+        m.unit(WRITE, b"1"),
+        m.unit(WRITE + " returning a", b"1", describe=True),
+    ],
+    ids=m.kinds,
+)
+def test_the_quick_way_leads_where_the_slow_one_does(write: bytes) -> None:
+    for data in like(write):
+        quick, careful = Talk(), Talk()
+        quick.batches(write)
+        careful.batches(write)
+        assert taken(quick, data) == taken(slow(careful), data), data
+
+
+def test_the_quick_way_is_taken_once_nothing_else_has_been_said(talk: Talk) -> None:
+    write = m.unit(WRITE, b"1")
+    talk.batches(write)
+    quick = talk.session._usual
+    assert quick is not None
+    assert talk.batches(m.unit(WRITE, b"22")) is quick.step
+    talk.forwards(m.query("select 1"))
+    assert talk.session._usual is None
+    talk.done()
+    assert talk.batches(write) is quick.step
+
+
+def test_the_quick_way_ends_where_settings_rules_or_a_key_are_others(talk: Talk) -> None:
+    write = m.unit(WRITE, b"1")
+    key = talk.batches(write).key
+    talk.session.parameter_changed(b"TimeZone", b"CET")
+    other = talk.batches(write).key
+    assert other != key
+    talk.session._book.rules = Rules(batching=False)
+    talk.forwards(write)
+    assert talk.excluded() == {"disabled": 1}

@@ -72,11 +72,11 @@ class Writer:
         began = self._clock.seconds()
         if began > self._until:
             return
-        finished = self._manager.alone(KEY, self)
+        write = Write(KEY, "template", 50, WINDOW_S, self, None)
+        finished = self._manager.alone(write)
         if finished is not None:
             self._clock.callLater(SINGLE_S, self._finish, finished, began)
             return
-        write = Write(KEY, "template", 50, WINDOW_S, self, None)
         write.done.addCallback(self._answered, began)
         self._manager.submit(write)
 

@@ -66,9 +66,11 @@ class Unit(Write):
         "counts",
         "describe",
         "limit",
+        "mergeable",
         "parse",
         "raw",
         "server",
+        "shape",
         "simple",
         "sql",
         "tail",
@@ -104,31 +106,24 @@ class Unit(Write):
         self.describe = describe
         self.close = close
         self.simple = simple
+        self.shape = simple | parse << 1 | close << 2 | describe << 3
+        """What its reply is made of, but for descriptions and rows: units of one shape get the same bytes."""
+        self.mergeable = describe != STATEMENT and (text.hints is None or text.hints.merge)
+        """Neither its hint nor what it asks keeps it out of a many-row statement."""
         self.counts: Any = None
         """What its caller is counted on."""
         self.server: Any = None
         """The server connection of the session that sent it; set when the unit leaves the forward lane."""
 
-    def again(self, raw: bytes, tail: bytes) -> Unit:
-        """The same with other parameters, at a quarter of the cost of `__init__`: most units are like the last one."""
-        unit = Unit.__new__(Unit)
-        unit.raw = raw
-        unit.text = self.text
-        unit.sql = self.sql
-        unit.template = self.template
-        unit.types = self.types
-        unit.columns = self.columns
-        unit.tail = tail
-        unit.limit = self.limit
-        unit.parse = self.parse
-        unit.describe = self.describe
-        unit.close = self.close
-        unit.simple = self.simple
-        unit.size = len(tail) + len(self.sql)
-        unit.key = self.key
-        unit.window_s = self.window_s
-        unit.counts = self.counts
-        return unit
+    def become(self, raw: bytes, tail: bytes) -> None:
+        """The same with other parameters: most units are like the last one of their session.
+
+        Its session may do that with a unit that it isn't waiting for any more; to make another one costs ten times as
+        much.
+        """
+        self.raw = raw
+        self.tail = tail
+        self.size = len(tail) + len(self.sql)
 
     @property
     def unit(self) -> Unit:

@@ -14,7 +14,19 @@ from tqdbproxy.core.writebatch.types import Limits, Write
 class Group:
     """Waiting writes in the order of their arrival."""
 
-    __slots__ = ("due", "grace", "key", "patience", "recent", "running", "size", "used", "waiting", "window")
+    __slots__ = (
+        "due",
+        "forgotten",
+        "grace",
+        "key",
+        "patience",
+        "recent",
+        "running",
+        "size",
+        "used",
+        "waiting",
+        "window",
+    )
 
     def __init__(self, key: BatchKey, now: float) -> None:
         self.key = key
@@ -30,6 +42,8 @@ class Group:
         self.patience = Patience()
         self.recent = RecentWriters(now)
         self.used = now
+        self.forgotten = False
+        """Nobody has used it for long; another one has taken its place, or will."""
 
     def add(self, write: Write) -> None:
         """Let ``write`` wait."""

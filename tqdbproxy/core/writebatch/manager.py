@@ -67,27 +67,27 @@ class Manager:
         self.pending += 1
         self.written += 1
         now = write.arrived = self._now()
-        group = self._groups.get(write.key)
-        if group is None:
-            group = self._groups[write.key] = Group(write.key, now)
+        group: Group = write.group
+        if group is None or group.forgotten:
+            group = self._join(write, now)
         group.recent.note(write.writer, now)
         group.add(write)
         self._consider(group, now + write.window_s)
         return True
 
-    def alone(self, key: BatchKey, writer: Hashable) -> Callable[[], None] | None:
-        """Whether a write with ``key`` needs no company: nobody is worth waiting for, and nothing waits or runs.
+    def alone(self, write: Write) -> Callable[[], None] | None:
+        """Whether ``write`` needs no company: nobody is worth waiting for, and nothing of its key waits or runs.
 
         Then its session executes it at once and calls the result when it is over; None: `submit` it. What a lone
         writer pays for its hint is this call.
         """
-        group = self._groups.get(key)
-        if (group is not None and (group.running or group.waiting)) or self._closing:
+        group: Group = write.group
+        if group is None or group.forgotten:
+            group = self._join(write, self._now())
+        if group.running or group.waiting or self._closing:
             return None
         now = self._now()
-        if group is None:
-            group = self._groups[key] = Group(key, now)
-        group.recent.note(writer, now)
+        group.recent.note(write.writer, now)
         recent, quorum = group.recent.count, self.limits.quorum
         if not quorum_reached(1, recent, quorum) or (recent > 1 and quorum and not group.patience.spent()):
             return None
@@ -100,6 +100,14 @@ class Manager:
         self._metrics.batch_methods["single"] += 1
         self._metrics.aggregation.note(1, 1)
         return partial(self._alone_ended, group, now)
+
+    def _join(self, write: Write, now: float) -> Group:
+        """The group of the write's key, which it remembers: looking it up costs as much as half of the rest."""
+        group = self._groups.get(write.key)
+        if group is None:
+            group = self._groups[write.key] = Group(write.key, now)
+        write.group = group
+        return group
 
     def _alone_ended(self, group: Group, began: float) -> None:
         self._metrics.batch_latency.observe(self._now() - began)
@@ -151,7 +159,8 @@ class Manager:
 
     def _consider(self, group: Group, deadline: float) -> None:
         """A write was added whose window ends at ``deadline``: close the window, or see that a timer will."""
-        if group.is_full(self.limits):
+        waiting = len(group.waiting)
+        if waiting >= self.limits.max_batch_size or group.size >= self.limits.max_batch_bytes:
             self._close(group, "full")
         elif not group.running and self._has_quorum(group):
             self._close(group, "quorum")
@@ -159,11 +168,12 @@ class Manager:
             self._open_window(group, deadline)
 
     def _has_quorum(self, group: Group) -> bool:
-        """Whether enough wait for a batch. The rest are given time to come, too, if they do as a rule."""
-        quorum = self.limits.quorum
-        if not quorum_reached(len(group.waiting), group.recent.count, quorum):
-            return False
-        if group.is_complete or not quorum:
+        """Whether enough wait for a batch, and nobody else is worth waiting for."""
+        return quorum_reached(len(group.waiting), group.recent.count, self.limits.quorum) and self._is_time(group)
+
+    def _is_time(self, group: Group) -> bool:
+        """A quorum is there. The rest are given time to come, too, if they do as a rule."""
+        if group.is_complete or not self.limits.quorum:
             return True
         if group.grace is not None:
             return False
@@ -251,6 +261,7 @@ class Manager:
             for write in [w for w in group.waiting if now - w.arrived >= self.limits.timeout_s]:
                 self._take_out(write, Expired())
             if not group.waiting and not group.running and now - group.used >= UNUSED_S:
+                group.forgotten = True
                 del self._groups[group.key]
         for batch, began in list(self._running.items()):
             if now - began >= self.limits.timeout_s:

@@ -25,7 +25,7 @@ class Write:
     :param unit: what the wire needs to execute it; the core doesn't look inside.
     """
 
-    __slots__ = ("_done", "_result", "_unit", "arrived", "key", "size", "template", "window_s", "writer")
+    __slots__ = ("_done", "_result", "_unit", "arrived", "group", "key", "size", "template", "window_s", "writer")
 
     def __init__(
         self, key: BatchKey, template: Hashable, size: int, window_s: float, writer: Hashable, unit: Any = None
@@ -37,6 +37,8 @@ class Write:
         self.writer = writer
         self._unit = unit
         self.arrived = 0.0
+        self.group: Any = None
+        """Where it waits, or waited last: the manager's own."""
         self._done: Deferred[Result] | None = None
         self._result: Result | None = None
 

@@ -136,7 +136,11 @@ class SessionProtocol:
             self._kept = step.rest
             self._resume()
             return
-        finished = self._hub.batches.alone(step.key, self)
+        unit.server = self._server
+        unit.writer = self
+        unit.key = step.key
+        unit.window_s = step.window_s
+        finished = self._hub.batches.alone(unit)
         if finished is not None:
             unit.counts.batched += 1
             self._forward(self._session.forward_alone(unit, NO_COMPANY))
@@ -145,10 +149,6 @@ class SessionProtocol:
             if step.rest:
                 self._resume()
             return
-        unit.server = self._server
-        unit.writer = self
-        unit.key = step.key
-        unit.window_s = step.window_s
         self._waiting = unit
         self._kept = step.rest
         if not self._hub.batches.submit(unit):

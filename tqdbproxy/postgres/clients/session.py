@@ -41,6 +41,9 @@ class Session(Walk):
     _again_simple = units.SimplePattern()
     """The shapes of the last units that were batched; most sessions say the same thing again and again."""
 
+    _usual: units.Pattern | units.SimplePattern | None = None
+    """What was just answered, and nothing has been said since: all that had to be looked at for it is as it was."""
+
     _register: Register | None = None
     """Reads that this session's like has asked, by their bytes; None until it asks one, or while it may not be told."""
     _registered: Identity | None = None
@@ -48,6 +51,9 @@ class Session(Walk):
 
     def read(self, data: bytes) -> Step | None:
         """Take bytes of the client; None: all of them are to be forwarded. Raises `FramingError`."""
+        usual, self._usual = self._usual, None
+        if usual is not None and usual.match(data) and self._holds(usual):
+            return usual.step
         if not self._skip and self._previous not in OPENING:
             if self._register is not None:
                 step = self._recall(data)
@@ -62,23 +68,22 @@ class Session(Walk):
         return self._walk(data)
 
     def _begin_again(self, data: bytes) -> Step | None:
-        """The quickest way of a unit that is like the last one that was batched; None: look closer."""
+        """The quick way of a unit that is like the last one that was batched; None: look closer."""
         if self.sent != self.done or self.status != IDLE or not self.tracked or len(data) <= HEADER_SIZE:
             return None
-        again: units.SimplePattern | units.Pattern
+        simple, extended = self._again_simple, self._again
         if data[0] == QUERY:
-            again = self._again_simple
-            unit = again.match(data) if again.ready else None
-        else:
-            again = self._again
-            unit = again.match(data, self.prepared) if again.ready else None
-        if unit is None or self._book.rules is not again.rules or self.history.identity is not again.key.identity:
-            return None
-        unit.counts = again.counts
-        unit.counts.queries += 1
-        step = again.step  # taken at once, so one object serves again and again
-        step.unit = unit
-        return step
+            return simple.step if simple.ready and simple.match(data) and self._holds(simple) else None
+        if extended.ready and extended.holds(self.prepared) and extended.match(data) and self._holds(extended):
+            return extended.step
+        return None
+
+    def _holds(self, again: units.SimplePattern | units.Pattern) -> bool:
+        """Whether what was decided about the last unit of this pattern is true for the next one, which counts then."""
+        if self._book.rules is not again.rules or self.history.identity is not again.key.identity:
+            return False
+        again.counts.queries += 1
+        return True
 
     def _begin(self, data: bytes) -> Step | None:
         """A unit begins with ``data``; `PASS_ON` if it is for the forward lane's walk."""
@@ -242,8 +247,13 @@ class Session(Walk):
             self._scope.purge(unit.text.purges)
         if unit.simple:
             self.prepared.kept_back(CLOSE_UNNAMED, None)
-        elif unit.parse:
-            self._kept_back(*kept_back(unit, unit.key.identity))
+            again: units.SimplePattern | units.Pattern = self._again_simple
+        else:
+            again = self._again
+            if unit.parse:
+                self._kept_back(*kept_back(unit, unit.key.identity))
+        if again.ready:
+            self._usual = again
 
     def unknown(self, unit: Unit) -> None:
         """It can't be known whether a unit was executed."""

@@ -20,7 +20,19 @@ from tqdbproxy.core.statement import BatchKey
 from tqdbproxy.postgres.clients.prepared import Prepared, PreparedStatement
 from tqdbproxy.postgres.clients.steps import Step
 from tqdbproxy.postgres.framing import HEADER_SIZE, FramingError, end_of_frame, frames, length_at, text_at
-from tqdbproxy.postgres.messages import BIND, CLOSE, DESCRIBE, EXECUTE, FLUSH, PARSE, SYNC, TERMINATE, Bind, Parse
+from tqdbproxy.postgres.messages import (
+    BIND,
+    CLOSE,
+    DESCRIBE,
+    EXECUTE,
+    FLUSH,
+    PARSE,
+    QUERY,
+    SYNC,
+    TERMINATE,
+    Bind,
+    Parse,
+)
 from tqdbproxy.postgres.sql import Text, Texts
 from tqdbproxy.postgres.unit import NO_LIMIT, PORTAL, STATEMENT, Unit
 
@@ -162,7 +174,10 @@ def use_of_unnamed(data: bytes) -> tuple[int, bool]:
 
 
 class SimplePattern:
-    """A Query whose constants became parameters, to recognize the next one that differs in these only."""
+    """A Query whose constants became parameters, to recognize the next one that differs in these only.
+
+    There is one unit for all of them: it becomes the next one when its session waits for it no more.
+    """
 
     __slots__ = ("_like", "_unit", "counts", "key", "ready", "rules", "step")
 
@@ -175,19 +190,27 @@ class SimplePattern:
     def batched(self, key: BatchKey, window_s: float, counts: CallerCounts, rules: Rules) -> None:
         """See `Pattern.batched`."""
         self.key, self.counts, self.rules = key, counts, rules
-        self.step = Step(key=key, window_s=window_s)
+        self.step = Step(unit=self._unit, key=key, window_s=window_s)
         self.ready = self._like is not None
 
-    def match(self, data: bytes) -> Unit | None:
-        """The unit that ``data`` is, if it is one of this pattern and nothing follows it."""
-        if self._like is None or self._unit is None or length_at(data, 1)[0] != len(data) - 1 or data[-1]:
-            return None
-        found = self._like.fullmatch(data, HEADER_SIZE, len(data) - 1)
-        return self._unit.again(data, _tail(found.groups())) if found is not None else None
+    def match(self, data: bytes) -> bool:
+        """Whether ``data`` is a unit of this pattern and nothing follows it; then the pattern's unit has become it."""
+        end = len(data) - 1
+        if self._like is None or self._unit is None or end < HEADER_SIZE or data[0] != QUERY:
+            return False
+        if length_at(data, 1)[0] != end or data[end]:
+            return False
+        found = self._like.fullmatch(data, HEADER_SIZE, end)
+        if found is None:
+            return False
+        self._unit.become(data, _tail(found.groups()))
+        return True
 
 
 class Pattern:
     """The shape of a unit, to recognize the next one that differs in its parameters only, in a tenth of the time.
+
+    There is one unit for all of them: it becomes the next one when its session waits for it no more.
 
     ``head``: its Parse frame, if it has one. ``names``: of the portal and the statement, as its Bind has them.
     ``after``: all that follows the Bind. ``ready``: it was batched, with what `batched` has noted.
@@ -195,6 +218,9 @@ class Pattern:
 
     __slots__ = (
         "_after",
+        "_begin",
+        "_behind",
+        "_bind",
         "_name",
         "_names",
         "_statement",
@@ -210,6 +236,7 @@ class Pattern:
     def __init__(self, unit: Unit | None, prepared: Prepared | None) -> None:
         """``unit`` None: a pattern that nothing matches."""
         self._unit = unit
+        self._behind = self._bind = self._begin = 0
         self.head = b""
         self.ready = False
         if unit is None or prepared is None:
@@ -220,37 +247,44 @@ class Pattern:
         self.head = unit.raw[:begin]
         self._names = b"%b\0%b\0" % (bind.portal, bind.statement)
         self._after = unit.raw[end:]
+        self._behind = len(self._after)
+        self._bind = begin
+        self._begin = begin + HEADER_SIZE + len(self._names)
         self._name = bind.statement
         self._statement = prepared.get(bind.statement)
 
     def batched(self, key: BatchKey, window_s: float, counts: CallerCounts, rules: Rules) -> None:
         """How the unit was decided about, under these rules; its like, from the same session, is decided the same."""
         self.key, self.counts, self.rules = key, counts, rules
-        self.step = Step(key=key, window_s=window_s)
+        self.step = Step(unit=self._unit, key=key, window_s=window_s)
         self.ready = True
 
-    def match(self, data: bytes, prepared: Prepared) -> Unit | None:
-        """The unit that ``data`` is, if it is one of this pattern and nothing follows it."""
+    def match(self, data: bytes) -> bool:
+        """Whether ``data`` is a unit of this pattern and nothing follows it; then the pattern's unit has become it."""
         unit = self._unit
-        if unit is None or not data.startswith(self.head):
-            return None
-        at = len(self.head)
-        names = at + HEADER_SIZE
-        if names > len(data) or data[at] != BIND or not data.startswith(self._names, names):
-            return None
-        end = at + 1 + length_at(data, at + 1)[0]
-        begin = names + len(self._names)
-        if end < begin or data[end:] != self._after:
-            return None
-        if not unit.parse and prepared.get(self._name) is not self._statement:
-            return None
-        again = unit.again(data, data[begin:end])
-        if unit.text.returning:
-            try:
-                again.asks()
-            except FramingError:
-                return None
-        return again
+        begin, end = self._begin, len(data) - self._behind
+        if unit is None or end < begin or data[self._bind] != BIND:
+            return False
+        length_is_at = self._bind + 1
+        if length_at(data, length_is_at)[0] + length_is_at != end or not data.endswith(self._after):
+            return False
+        if not data.startswith(self._names, length_is_at + 4) or (unit.parse and not data.startswith(self.head)):
+            return False
+        unit.become(data, data[begin:end])
+        return not unit.text.returning or _is_sound(unit)
+
+    def holds(self, prepared: Prepared) -> bool:
+        """Whether the statement that its units are bound to is still the same."""
+        return bool(self.head) or prepared.get(self._name) is self._statement
+
+
+def _is_sound(unit: Unit) -> bool:
+    """Whether it can be asked for the description that it needs: its Bind isn't malformed."""
+    try:
+        unit.asks()
+    except FramingError:
+        return False
+    return True
 
 
 def _describes(raw: bytes, place: tuple[int, int] | None, bind: Bind) -> int | None:

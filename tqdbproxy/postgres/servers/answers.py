@@ -60,11 +60,11 @@ class SameReplies:
     """Replies without rows: most members of a batch get the same bytes, which are put together once."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[object, ...], bytes] = {}
+        self._known: dict[tuple[int, bytes], bytes] = {}
 
     def of(self, unit: Unit, complete: bytes) -> bytes:
         """What ``unit`` gets, given its CommandComplete."""
-        shape = (unit.simple, unit.parse, unit.describe, unit.close, complete)
+        shape = (unit.shape, complete)
         reply = self._known.get(shape)
         if reply is None:
             reply = self._known[shape] = unit.reply(b"", b"", complete)

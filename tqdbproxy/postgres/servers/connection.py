@@ -406,7 +406,7 @@ class ServerConnection(TwistedProtocol):
     def _start(self, exchange: Exchange) -> Deferred[Outcome]:
         self._exchange = exchange
         self._outcome = Deferred(self._give_up)
-        self.transport.write(exchange.request)
+        self.transport.write_now(exchange.request)
         return self._outcome
 
     def _give_up(self, _outcome: Deferred[Outcome]) -> None:

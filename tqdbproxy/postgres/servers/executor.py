@@ -26,7 +26,7 @@ from tqdbproxy.postgres.servers.pool import lend
 from tqdbproxy.postgres.servers.statements import Statements
 from tqdbproxy.postgres.sql import UNKNOWN_TYPE, Text, parse
 from tqdbproxy.postgres.tables import tables
-from tqdbproxy.postgres.unit import STATEMENT, Unit
+from tqdbproxy.postgres.unit import Unit
 
 INTERVAL = 1186
 """OID of the type whose column may have fields (``interval year``), which change what a constant means."""
@@ -172,7 +172,7 @@ class BatchExecutor:
         found = self._mergeable[template]
         if found is None or self._refused.get((job.identity, template), 0.0) > self._now():
             return None
-        return found if all(_may_be_merged(unit, template) for unit in units) else None
+        return found if all(unit.mergeable and unit.template == template for unit in units) else None
 
     def _remember(self, where: dict[Hashable, Any], what: Hashable, value: object) -> None:
         if len(where) >= KEPT_TEMPLATES:
@@ -194,8 +194,3 @@ def _unfit(job: Job, unit: Unit) -> Failed:
     if len(job.templates) == 1:
         return Failed(None)
     return Failed(next(number for number, member in enumerate(job.units) if member.template == unit.template))
-
-
-def _may_be_merged(unit: Unit, template: Hashable) -> bool:
-    hints = unit.text.hints
-    return unit.template == template and unit.describe != STATEMENT and (hints is None or hints.merge)

@@ -53,13 +53,14 @@ def rows_of(units: Sequence[Unit], parameters: int) -> tuple[bytes, list[bytes]]
     begin = len(formats) + 2
     head = units[0].tail[:begin]
     rows: list[bytes] = []
+    each = range(parameters)
     for unit in units:
         tail = unit.tail
         if not tail.startswith(head):
             return None
         at = begin
-        for _ in range(parameters):
-            size = length_at(tail, at)[0]
+        for _ in each:
+            (size,) = length_at(tail, at)
             at += 4 if size == NULL else 4 + size
         if at + 2 > len(tail):
             return None

@@ -19,7 +19,7 @@ def lend(units: Sequence[Unit]) -> ServerConnection | None:
     most = -1
     for unit in units:
         connection: ServerConnection = unit.server
-        count = len(connection.statements)
+        count = len(connection.statements.known)
         if count > most and connection.lendable:
             best, most = connection, count
     return best

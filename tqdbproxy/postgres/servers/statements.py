@@ -38,10 +38,10 @@ class Statements:
     fingerprints, so statements that would need one aren't kept.
     """
 
-    __slots__ = ("_counter", "_fingerprints", "_known", "_retired", "_since", "blind")
+    __slots__ = ("_counter", "_fingerprints", "_retired", "_since", "blind", "known")
 
     def __init__(self) -> None:
-        self._known: OrderedDict[Hashable, Known] = OrderedDict()
+        self.known: OrderedDict[Hashable, Known] = OrderedDict()
         self._fingerprints: dict[Tables, bytes] = {}
         self._retired: list[bytes] = []
         self._counter = 0
@@ -49,17 +49,17 @@ class Statements:
         self.blind = False
 
     def __contains__(self, template: Hashable) -> bool:
-        return template in self._known
+        return template in self.known
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self.known)
 
     def use(self, template: Hashable) -> bytes | None:
         """The name of the statement for ``template``, from now on the most recently used one; None: not there."""
-        known = self._known.get(template)
+        known = self.known.get(template)
         if known is None:
             return None
-        self._known.move_to_end(template)
+        self.known.move_to_end(template)
         return known.name
 
     def new_name(self) -> bytes:
@@ -73,18 +73,18 @@ class Statements:
         If that isn't known, the statement is of no use any more.
         """
         if tables is None or tables in self._fingerprints:
-            self._known[template] = Known(name, tables)
+            self.known[template] = Known(name, tables)
         else:
             self._retired.append(name)
 
     def fit(self, template: Hashable) -> bool | None:
         """See `Known`; None, too, if there is no statement for ``template``."""
-        known = self._known.get(template)
+        known = self.known.get(template)
         return None if known is None else known.fit
 
     def judge(self, template: Hashable, fit: bool) -> None:
         """What the statement for ``template`` takes and returns was looked at."""
-        known = self._known.get(template)
+        known = self.known.get(template)
         if known is not None:
             known.fit = fit
 
@@ -101,7 +101,7 @@ class Statements:
     def changed(self, tables: Tables) -> None:
         """The statements that depend on these tables may mean something else by now."""
         self._fingerprints.pop(tables, None)
-        for template in [template for template, known in self._known.items() if known.tables == tables]:
+        for template in [template for template, known in self.known.items() if known.tables == tables]:
             self.retire(template)
 
     def give_up_fingerprints(self) -> None:
@@ -112,9 +112,9 @@ class Statements:
     def surplus(self) -> list[bytes]:
         """Names that are too many or of no use any more; they count as closed from now on."""
         surplus, self._retired = self._retired, []
-        surplus += [self._known.popitem(last=False)[1].name for _ in range(len(self._known) - KEPT_STATEMENTS)]
+        surplus += [self.known.popitem(last=False)[1].name for _ in range(len(self.known) - KEPT_STATEMENTS)]
         if len(self._fingerprints) > KEPT_STATEMENTS:
-            used = {known.tables for known in self._known.values()}
+            used = {known.tables for known in self.known.values()}
             self._fingerprints = {tables: found for tables, found in self._fingerprints.items() if tables in used}
         return surplus
 
@@ -137,14 +137,14 @@ class Statements:
         The session's settings have changed, so a constant in it may mean something else, or a table has.
         """
         if template is None:
-            self._retired.extend(known.name for known in self._known.values())
-            self._known.clear()
+            self._retired.extend(known.name for known in self.known.values())
+            self.known.clear()
             self._fingerprints.clear()
-        elif template in self._known:
-            self._retired.append(self._known.pop(template).name)
+        elif template in self.known:
+            self._retired.append(self.known.pop(template).name)
 
     def forget(self) -> None:
         """The server no longer has any of them."""
-        self._known.clear()
+        self.known.clear()
         self._fingerprints.clear()
         self._retired.clear()

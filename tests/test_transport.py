@@ -1,0 +1,84 @@
+"""What is written at once comes before what waits for its turn, and nothing of it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import uvloop
+from twisted.internet.protocol import Protocol
+
+from tqdbproxy.transport import Wire
+
+LARGE = bytes(range(256)) * 40_000
+"""Ten million bytes: more than a socket takes at once."""
+
+
+@contextmanager
+def connected() -> Iterator[tuple[asyncio.AbstractEventLoop, Wire, socket.socket]]:
+    """A wire on a loop of its own, and the other end."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    loop = uvloop.new_event_loop()
+
+    async def connect() -> Wire:
+        made = await loop.create_unix_connection(lambda: Wire(Protocol()), sock=ours)
+        return made[1]
+
+    with ours, theirs:
+        wire = loop.run_until_complete(connect())
+        yield loop, wire, theirs
+        wire.abortConnection()
+        loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+
+
+def received(loop: asyncio.AbstractEventLoop, sock: socket.socket, size: int) -> bytes:
+    """So many bytes, read while the loop runs."""
+
+    def read() -> bytes:
+        sock.settimeout(30)
+        data = bytearray()
+        while len(data) < size:
+            data += sock.recv(size - len(data))
+        return bytes(data)
+
+    return loop.run_until_complete(loop.run_in_executor(None, read))
+
+
+def test_what_is_written_at_once_has_left_at_once() -> None:
+    with connected() as (_loop, wire, peer):
+        wire.write_now(b"now")
+        peer.setblocking(False)
+        assert peer.recv(100) == b"now"
+
+
+def test_what_waits_already_stays_in_front() -> None:
+    with connected() as (loop, wire, peer):
+        wire.write(b"first ")
+        wire.write_now(b"second")
+        assert received(loop, peer, 12) == b"first second"
+
+
+@pytest.mark.parametrize("behind", [b"", b"behind"])
+def test_what_the_socket_does_not_take_follows(behind: bytes) -> None:
+    with connected() as (loop, wire, peer):
+        wire.write_now(LARGE)
+        assert 0 < wire.queued() < len(LARGE)
+        wire.write_now(behind)
+        assert received(loop, peer, len(LARGE) + len(behind)) == LARGE + behind
+
+
+def test_to_somebody_who_has_gone() -> None:
+    lost: list[object] = []
+
+    with connected() as (loop, wire, peer):
+        wire.protocol.connectionLost = lost.append  # type: ignore[assignment, method-assign]
+        peer.close()
+        wire.write_now(b"x")
+        loop.run_until_complete(asyncio.sleep(0.01))
+        assert len(lost) == 1
+        wire.write_now(b"y")
