@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -28,16 +29,32 @@ KEPT = Limits(quorum=None)
 """Windows are kept to their end."""
 
 
+@dataclass
+class Beginnings:
+    """So many were begun early."""
+
+    count: int
+
+
 class Server:
     """An executor: ``running`` has the batches that haven't ended, by the first letter of their key."""
 
     def __init__(self) -> None:
         self.got: list[str] = []
+        self.begun: list[str] = []
         self.running: dict[str, Deferred[Outcome]] = {}
         self._names: dict[str, list[str]] = {}
 
-    def execute(self, writes: Sequence[Write]) -> Deferred[Outcome]:
+    def begin(self, writes: Sequence[Write]) -> Beginnings | None:
+        """Only a group whose key is "e" is begun early."""
         names = [write.unit for write in writes]
+        self.begun.append(" ".join(names))
+        return Beginnings(len(names)) if names[0][0] == "e" else None
+
+    def execute(self, writes: Sequence[Write], beginning: Beginnings | None = None) -> Deferred[Outcome]:
+        names = [write.unit for write in writes]
+        if beginning is not None:
+            assert " ".join(names[: beginning.count]) == self.begun[-1]
         key = names[0][0]
         assert key not in self.running, "two batches of one key at the same time"
         assert {name[0] for name in names} == {key}, "two keys in one batch"

@@ -14,7 +14,8 @@ from tqdbproxy.postgres.clients.prepared import Prepared
 from tqdbproxy.postgres.clients.units import extended, query
 from tqdbproxy.postgres.messages import Bind
 from tqdbproxy.postgres.servers.batches import Exchange
-from tqdbproxy.postgres.servers.executor import INTERVAL, MAX_STALE, REFUSED_S, SMALLEST_MERGE, BatchExecutor
+from tqdbproxy.postgres.servers.beginnings import Opening
+from tqdbproxy.postgres.servers.executor import INTERVAL, MAX_STALE, REFUSED_S, SMALLEST_MERGE, BatchExecutor, Begun
 from tqdbproxy.postgres.servers.merging import parameters_of
 from tqdbproxy.postgres.servers.statements import Statements
 from tqdbproxy.postgres.sql import Text, Texts
@@ -29,12 +30,20 @@ Answer = Callable[[bytes], bytes]
 class Connection:
     """A server connection on which each request gets the next answer; ``requests`` as words of message types."""
 
-    lendable = True
+    lendable = alive = True
 
     def __init__(self) -> None:
         self.statements = Statements()
         self.answers: list[bytes] = []
         self.requests: list[bytes] = []
+        self.transport = self
+        self.aborted = False
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+
+    def begin(self, opening: Opening) -> None:
+        self.requests.append(opening.request)
 
     def run(self, exchange: Exchange) -> Deferred[Outcome]:
         self.requests.append(exchange.request)
@@ -83,14 +92,25 @@ class Bench:
         hinted = [f"/* batch:5 */ {text}" for text in texts]
         return [query(m.query(text), self.texts.look(text.encode())) for text in hinted]
 
-    def run(self, units: Sequence[Unit], *answers: bytes, identity: Identity = HERE, key: Hashable = None) -> Outcome:
-        """The outcome; all answers have to be used up. ``key``: of their group, if that isn't their template."""
-        self.connection.answers += answers
+    def group(self, units: Sequence[Unit], identity: Identity = HERE, key: Hashable = None) -> Sequence[Unit]:
+        """Writes of one group. ``key``: of their group, if that isn't their template."""
         for unit in units:
             unit.server = self.connection
             unit.key = BatchKey(identity, key or units[0].template)
+        return units
+
+    def run(
+        self,
+        units: Sequence[Unit],
+        *answers: bytes,
+        identity: Identity = HERE,
+        key: Hashable = None,
+        begun: Begun | None = None,
+    ) -> Outcome:
+        """The outcome; all answers have to be used up."""
+        self.connection.answers += answers
         outcomes: list[Outcome] = []
-        self.executor.execute(units).addCallback(outcomes.append)
+        self.executor.execute(self.group(units, identity, key), begun).addCallback(outcomes.append)
         assert not self.connection.answers
         (outcome,) = outcomes
         return outcome

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from twisted.logger import capturedLogs
 
@@ -273,6 +275,80 @@ def test_the_next_batch_waits_for_a_write_that_runs_alone() -> None:
     assert it.server.got == []
     it.lone("a1").finished.callback(None)
     assert it.server.got == ["a2 a3"]
+
+
+# The server begins while the rest are waited for; in these tests only with a key called e
+
+
+def crowded(count: int, key: str = "e") -> tuple[Rig, list[str]]:
+    """So many are known to write, and a batch of theirs was just executed."""
+    it = rig(quorum=0.5, early_start=4)
+    crowd = [f"{key}{chr(ord('A') + number)}" for number in range(count)]
+    it.write(*crowd)
+    it.lone(crowd[0]).finished.callback(None)
+    it.write(crowd[0])
+    it.server.ends(key)
+    it.server.begun.clear()
+    it.manager.begun = 0
+    return it, crowd
+
+
+def test_the_server_begins_with_the_first_part() -> None:
+    it, crowd = crowded(6)
+    it.write(*crowd[:3])
+    assert it.server.begun == []
+    it.write(crowd[3], crowd[4])
+    assert (it.server.begun, it.server.running) == (["eA eB eC eD"], {})
+    it.write(crowd[5])
+    assert it.server.got[-1] == "eA eB eC eD eE eF"
+    assert it.manager.begun == 1
+
+
+def test_those_who_do_not_come_do_not_keep_what_was_begun() -> None:
+    it, crowd = crowded(6)
+    it.write(*crowd[:4])
+    it.clock.advance(GRACE_S)
+    assert it.server.got[-1] == "eA eB eC eD"
+    assert it.manager.begun == 1
+
+
+def test_what_was_begun_can_not_be_withdrawn() -> None:
+    it, crowd = crowded(6)
+    it.write(*crowd[:5])
+    assert not it.manager.withdraw(it.writes["eD"])
+    assert it.manager.withdraw(it.writes["eE"])
+    it.clock.advance(GRACE_S)
+    assert it.server.got[-1] == "eA eB eC eD"
+
+
+def test_what_can_not_be_begun_is_asked_once() -> None:
+    it, crowd = crowded(6, "a")
+    it.write(*crowd)
+    assert (it.server.begun, it.server.got[-1]) == (["aA aB aC aD"], "aA aB aC aD aE aF")
+    assert it.manager.begun == 0
+
+
+def test_a_fault_while_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    it, crowd = crowded(6)
+    monkeypatch.setattr(it.server, "begin", lambda _writes: 1 / 0)
+    with capturedLogs() as events:
+        it.write(*crowd)
+    assert [event["log_failure"].type for event in events] == [ZeroDivisionError]
+    assert it.server.got[-1] == "eA eB eC eD eE eF"
+
+
+def test_closing_executes_what_was_begun() -> None:
+    it, crowd = crowded(6)
+    it.write(*crowd[:4])
+    it.manager.close()
+    assert it.server.got[-1] == "eA eB eC eD"
+
+
+def test_the_server_may_not_begin() -> None:
+    it, crowd = crowded(6)
+    it.manager.limits = replace(it.manager.limits, early_start=0)
+    it.write(*crowd)
+    assert it.server.begun == []
 
 
 # A lone writer's shortcut

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tqdbproxy.core.writebatch.policy import GENERATION_S, MOST_IMPATIENT, Patience, RecentWriters, quorum_reached
+from tqdbproxy.core.writebatch.policy import (
+    GENERATION_S,
+    MOST_IMPATIENT,
+    Patience,
+    RecentWriters,
+    beginning_of,
+    quorum_reached,
+)
 
 
 @pytest.mark.parametrize(
@@ -106,3 +113,23 @@ def test_lately_is_one_to_two_generations(steps: list[tuple[int, float]]) -> Non
         at_least = {who for who, when in noted if now - when < GENERATION_S}
         at_most = {who for who, when in noted if now - when < 2 * GENERATION_S + 0.4}
         assert len(at_least) <= writers.count <= len(at_most)
+
+
+@pytest.mark.parametrize(
+    ("expected", "least", "begins_with"),
+    [
+        (0, 1, None),
+        (1, 1, None),
+        (2, 1, 1),
+        (2, 2, None),
+        (32, 32, None),
+        (33, 32, 32),
+        (64, 32, 32),
+        (65, 32, 64),
+        (100, 64, 64),
+        (100, 65, None),
+        (100, 0, None),
+    ],
+)
+def test_with_how_many_the_server_may_begin(expected: int, least: int, begins_with: int | None) -> None:
+    assert beginning_of(expected, least) == begins_with

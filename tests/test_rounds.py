@@ -13,10 +13,15 @@ from twisted.logger import capturedLogs
 
 from tqdbproxy.core.metrics import Metrics
 from tqdbproxy.core.statement import BatchKey, Identity, Strategy
+from tqdbproxy.core.writebatch.executor import Beginning
 from tqdbproxy.core.writebatch.rounds import MAX_ROUNDS, Batch
 from tqdbproxy.core.writebatch.types import Alone, Company, Done, Failed, Lost, Outcome, Replied, Result, Unknown, Write
 
 KEY = BatchKey(Identity("main", b"d", b"u", ()), "template")
+
+
+class Begun:
+    count = 2
 
 
 class Attempts:
@@ -24,9 +29,11 @@ class Attempts:
 
     def __init__(self) -> None:
         self.tried: list[str] = []
+        self.begun: list[object] = []
         self._running: Deferred[Outcome] | None = None
 
-    def execute(self, writes: Sequence[Write]) -> Deferred[Outcome]:
+    def execute(self, writes: Sequence[Write], beginning: object = None) -> Deferred[Outcome]:
+        self.begun.append(beginning)
         self.tried.append("".join(write.unit for write in writes))
         self._running = Deferred(lambda attempt: attempt.callback(Lost(sent=True)))
         return self._running
@@ -40,7 +47,7 @@ class Attempts:
 class Members:
     """A batch of one-letter writes."""
 
-    def __init__(self, letters: str, executor: object = None) -> None:
+    def __init__(self, letters: str, executor: object = None, beginning: Beginning | None = None) -> None:
         self.attempts = Attempts()
         self.results: dict[str, Result] = {}
         self.metrics = Metrics(CollectorRegistry(), clock=Clock().seconds)
@@ -49,7 +56,7 @@ class Members:
             write.done.addCallback(partial(self.results.__setitem__, write.unit))
         company = Company(len(letters), 0.25, Strategy.SINGLE)
         chosen = executor or self.attempts
-        self.batch = Batch(self.writes, company, chosen, self.metrics, Write.answered)  # type: ignore[arg-type]
+        self.batch = Batch(self.writes, company, chosen, self.metrics, Write.answered, beginning)  # type: ignore[arg-type]
         self.finished: list[None] = []
         self.batch.start().addCallback(self.finished.append)
 
@@ -92,6 +99,12 @@ def test_the_one_that_failed_is_left_alone_and_the_others_are_tried_again() -> N
     assert [batch.results[letter] for letter in "abd"] == [Replied("r" + letter, company) for letter in "abd"]
     assert batch.finished == [None]
     assert batch.metrics.batch_retries == {"batch": 3, "forward": 1}
+
+
+def test_what_was_begun_belongs_to_the_first_attempt_only() -> None:
+    batch = Members("abcd", beginning=Begun())
+    batch.attempts.end(Failed(2))
+    assert [type(begun) for begun in batch.attempts.begun] == [Begun, type(None)]
 
 
 def test_a_failed_member_that_runs_alone_holds_nobody_up() -> None:
@@ -161,7 +174,7 @@ def test_an_executor_that_answers_at_once() -> None:
         def __init__(self) -> None:
             self.outcomes: list[Outcome] = [Failed(0), done("rb", "rc")]
 
-        def execute(self, writes: Sequence[Write]) -> Deferred[Outcome]:
+        def execute(self, writes: Sequence[Write], beginning: object = None) -> Deferred[Outcome]:
             return succeed(self.outcomes.pop(0))
 
     batch = Members("abc", Quick())
@@ -177,7 +190,7 @@ class Faulty:
     def __init__(self) -> None:
         self.later: Deferred[Outcome] | None = None
 
-    def execute(self, writes: Sequence[Write]) -> Deferred[Outcome]:
+    def execute(self, writes: Sequence[Write], beginning: object = None) -> Deferred[Outcome]:
         if self.later is None:
             raise ZeroDivisionError
         return self.later

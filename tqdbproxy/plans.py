@@ -53,6 +53,7 @@ def batch_limits(settings: WriteBatchSettings) -> Limits:
         settings.max_pending,
         settings.early_quorum,
         settings.timeout_s,
+        settings.early_start,
     )
 
 

@@ -297,6 +297,11 @@ class ProxyService(Service):
             lambda: self._window.writes_per_second if self._window is not None else 0.0,
         )
         self._metrics.counter(
+            "tqdbproxy_write_batch_begun_total",
+            "Batches that the server began with before all their members were there",
+            lambda: self._batches.begun,
+        )
+        self._metrics.counter(
             "tqdbproxy_database_queries_total",
             "Statements and batches sent to each server",
             groups.statements,

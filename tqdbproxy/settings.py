@@ -54,6 +54,7 @@ class WriteBatchSettings:
     max_pending: int
     max_hint_ms: int
     early_quorum: float | None
+    early_start: int
     timeout_s: float
     mode: Literal["hints", "adaptive"]
     merge_inserts: Literal["auto", "off"]

@@ -52,7 +52,10 @@ class Server:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
 
-    def execute(self, writes: Sequence[Write]) -> Deferred[Outcome]:
+    def begin(self, _writes: Sequence[Write]) -> None:
+        """It doesn't."""
+
+    def execute(self, writes: Sequence[Write], _beginning: object = None) -> Deferred[Outcome]:
         done: Deferred[Outcome] = Deferred()
         replies = Done([b""] * len(writes), Strategy.PREPARED)
         self._clock.callLater(BATCH_S + MEMBER_S * len(writes), done.callback, replies)

@@ -87,7 +87,7 @@ class Site:
     def _now(self) -> Counter[str]:
         page = scrape(self.proxies[-1])
         counts = {name: int(page.total("write_batch_method_total", method=name)) for name in METHODS}
-        counts |= {name: int(page.total(f"write_{name}_total")) for name in ("batched", "batch_retries")}
+        counts |= {name: int(page.total(f"write_{name}_total")) for name in ("batched", "batch_retries", "batch_begun")}
         return Counter(counts)
 
     def deadlocks(self) -> int:

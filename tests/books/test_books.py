@@ -29,7 +29,12 @@ WRITES = {
 SEED = int(os.environ.get("TQDBPROXY_TEST_SEED", "1"))
 RUDE = Habits(cancels=0.01, vanishes=0.005, is_cut=0.003)
 SERVER_FAULTS = ("terminate", "kill", "fast", "terminate", "immediate", "kill", "crash", "terminate")
+EAGER = "[write_batch]\nearly_start = 2\n"
+"""Servers begin with what is there, however few they are."""
 CONFIGS = {
+    "errors": EAGER,
+    "servers": EAGER,
+    "network": EAGER,
     "adaptive": "[write_batch]\nmode = adaptive\nwrite_threshold = 500\nmetrics_interval = 0.2\n",
     "cramped": "[write_batch]\nmax_pending = 10\nmax_batch_size = 6\nearly_quorum = off\n",
     "stalls": "[write_batch]\ntimeout_s = 1\n",
@@ -54,7 +59,8 @@ def test_errors_and_rude_clients(tmp_path: Path) -> None:
     expected = {"23503", "23505", "23514", "40001", CANCELED, "TQ001"}
     assert expected <= set(report.ledger.sqlstates())
     assert not report.ledger.sqlstates()["08007"]
-    assert all(report.counts[method] for method in ("single", "prepared", "merged", "transaction", "deadlocks"))
+    ways = ("single", "prepared", "merged", "transaction", "deadlocks", "batch_begun")
+    assert all(report.counts[way] for way in ways), report.text()
     assert all(counts[Outcome.SUCCESS] for counts in report.ledger.pages().values())
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from tqdbproxy.core.statement import BatchKey
 from tqdbproxy.core.writebatch.deadlines import Deadline
+from tqdbproxy.core.writebatch.executor import Beginning
 from tqdbproxy.core.writebatch.policy import Patience, RecentWriters
 from tqdbproxy.core.writebatch.types import Limits, Write
 
@@ -15,6 +16,8 @@ class Group:
     """Waiting writes in the order of their arrival."""
 
     __slots__ = (
+        "beginning",
+        "begins_at",
         "due",
         "forgotten",
         "grace",
@@ -39,6 +42,10 @@ class Group:
         """When the window ends at the latest; None: it is not open, or has closed."""
         self.grace: Deadline | None = None
         """Until when those are waited for who are missing though a quorum is there; None: they aren't."""
+        self.begins_at: int | None = None
+        """How many must wait for the server to begin while the rest are waited for; None: it doesn't."""
+        self.beginning: Beginning | None = None
+        """With these of the waiting ones, the first, the server has begun."""
         self.patience = Patience()
         self.recent = RecentWriters(now)
         self.used = now
@@ -70,11 +77,12 @@ class Group:
         return taken
 
     def remove(self, write: Write) -> bool:
-        """Take ``write`` out again; False if it doesn't wait here any more."""
+        """Take ``write`` out again; False if it doesn't wait here any more, or the server has begun with it."""
         try:
-            self.waiting.remove(write)
+            at = self.waiting.index(write, self.beginning.count if self.beginning is not None else 0)
         except ValueError:
             return False
+        del self.waiting[at]
         self.size -= write.size
         return True
 
@@ -90,7 +98,7 @@ class Group:
             self.window = None
         if self.grace is not None:
             self.grace.cancel()
-            self.grace = None
+            self.grace = self.begins_at = None
             if self.is_complete:
                 self.patience.rewarded()
             else:

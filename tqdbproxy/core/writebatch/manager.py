@@ -20,7 +20,7 @@ from tqdbproxy.core.statement import BatchKey, Strategy
 from tqdbproxy.core.writebatch.deadlines import Deadlines
 from tqdbproxy.core.writebatch.executor import Executor
 from tqdbproxy.core.writebatch.group import Group
-from tqdbproxy.core.writebatch.policy import GRACE_S, quorum_reached
+from tqdbproxy.core.writebatch.policy import GRACE_S, beginning_of, quorum_reached
 from tqdbproxy.core.writebatch.rounds import Batch
 from tqdbproxy.core.writebatch.types import Company, Expired, Limits, Result, Withdrawn, Write
 
@@ -50,6 +50,8 @@ class Manager:
         self.pending = 0
         self.written = 0
         """Writes that came here, whatever became of them."""
+        self.begun = 0
+        """Batches that the server began with before all their members were there."""
         self._sweeper = LoopingCall(self._sweep)
         self._sweeper.clock = clock
 
@@ -175,12 +177,22 @@ class Manager:
         """A quorum is there. The rest are given time to come, too, if they do as a rule."""
         if group.is_complete or not self.limits.quorum:
             return True
-        if group.grace is not None:
-            return False
-        if group.patience.spent():
-            return True
-        group.grace = self._deadlines.call_at(self._now() + GRACE_S, partial(self._close, group, "quorum"))
+        if group.grace is None:
+            if group.patience.spent():
+                return True
+            group.grace = self._deadlines.call_at(self._now() + GRACE_S, partial(self._close, group, "quorum"))
+            group.begins_at = beginning_of(group.recent.count, self.limits.early_start)
+        if group.begins_at is not None and len(group.waiting) >= group.begins_at:
+            self._begin(group, group.begins_at)
         return False
+
+    def _begin(self, group: Group, count: int) -> None:
+        """So many wait while the rest are waited for: the server may begin with them."""
+        group.begins_at = None
+        try:
+            group.beginning = self._executor.begin(group.waiting[:count])
+        except Exception:
+            log.failure("a batch could not be begun with {count} writes; they wait for the others", count=count)
 
     def _open_window(self, group: Group, deadline: float) -> None:
         if group.window is not None:
@@ -210,7 +222,9 @@ class Manager:
         self._metrics.batch_size.observe(len(writes))
         self._metrics.batch_delay.observe(waited)
         company = Company(len(writes), waited, Strategy.SINGLE)
-        batch = Batch(writes, company, self._executor, self._metrics, self._answer)
+        beginning, group.beginning = group.beginning, None
+        self.begun += beginning is not None
+        batch = Batch(writes, company, self._executor, self._metrics, self._answer, beginning)
         self._running[batch] = now
         batch.start().addCallback(self._batch_ended, group, batch)
 

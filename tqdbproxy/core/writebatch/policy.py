@@ -84,6 +84,15 @@ class Patience:
         self._without_next = min(2 * self._without_next, MOST_IMPATIENT)
 
 
+def beginning_of(expected: int, least: int) -> int | None:
+    """With how many writes the server may begin while the rest of ``expected`` ones are waited for; None: with none.
+
+    Half of them or more, and a power of two, so that merging them costs no piece more. ``least`` 0: it may not begin.
+    """
+    size = 1 << (expected - 1).bit_length() - 1 if expected > 1 else 0
+    return size if 0 < least <= size else None
+
+
 def quorum_reached(waiting: int, recent: int, quorum: float | None) -> bool:
     """Whether ``waiting`` writes are enough company, given how many writers there were lately."""
     return quorum is not None and waiting >= quorum * recent and waiting > 0

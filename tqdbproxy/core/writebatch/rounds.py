@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from tqdbproxy.core.metrics import Metrics
 from tqdbproxy.core.statement import Reason, Strategy
-from tqdbproxy.core.writebatch.executor import Executor
+from tqdbproxy.core.writebatch.executor import Beginning, Executor
 from tqdbproxy.core.writebatch.types import Alone, Company, Done, Failed, Lost, Outcome, Replied, Result, Unknown, Write
 
 MAX_ROUNDS = 4
@@ -27,7 +27,17 @@ log = Logger()
 class Batch:
     """The execution of ``writes``; `start` returns when every member has its result or was left to its own session."""
 
-    __slots__ = ("_answer", "_attempt", "_executor", "_finished", "_metrics", "_round", "_writes", "company", "started")
+    __slots__ = (
+        "_answer",
+        "_attempt",
+        "_beginning",
+        "_executor",
+        "_finished",
+        "_metrics",
+        "_round",
+        "_writes",
+        "company",
+    )
 
     def __init__(
         self,
@@ -36,11 +46,13 @@ class Batch:
         executor: Executor,
         metrics: Metrics,
         answer: Callable[[Write, Result], None],
+        beginning: Beginning | None = None,
     ) -> None:
-        """``answer`` gives a write its result."""
+        """``answer`` gives a write its result; ``beginning``: what the server has of the writes already."""
         self._writes = list(writes)
         self.company = company
         self._executor = executor
+        self._beginning = beginning
         self._metrics = metrics
         self._answer = answer
         self._round = 0
@@ -64,8 +76,9 @@ class Batch:
 
     def _try(self) -> None:
         self._round += 1
+        beginning, self._beginning = self._beginning, None
         try:
-            self._attempt = self._executor.execute(self._writes)
+            self._attempt = self._executor.execute(self._writes, beginning)
         except Exception:
             # A fault of the proxy's own must not keep the writes, and all that come behind them, for ever.
             log.failure("a batch of {count} could not be begun; its writes are executed alone", count=len(self._writes))

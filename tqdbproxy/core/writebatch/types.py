@@ -152,10 +152,14 @@ Outcome = Done | Failed | Lost
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Where batching ends (``[write_batch]`` in the configuration). ``quorum`` None: windows are kept to their end."""
+    """Where batching ends (``[write_batch]`` in the configuration). ``quorum`` None: windows are kept to their end.
+
+    ``early_start``: with so many members, at least, the server may begin while the rest get their grace; 0: it may not.
+    """
 
     max_batch_size: int = 1000
     max_batch_bytes: int = 8 * 1024 * 1024
     max_pending: int = 100_000
     quorum: float | None = 0.5
     timeout_s: float = 30.0
+    early_start: int = 32

@@ -286,26 +286,31 @@ class MergedExchange(Exchange):
         statements: Statements,
         mergeable: Mergeable,
         tables: TablesByTemplate = NO_TABLES,
+        begun: int = 0,
     ) -> None:
+        """``begun``: with so many of the units a `beginnings.Opening` was sent."""
         self._mergeable = mergeable
+        self._begun = begun
         self.possible = True
         self.refused = False
         super().__init__(units, statements, tables)
 
     def _compose(self) -> None:
         unit, mergeable = self._units[0], self._mergeable
-        self._sizes = merging.pieces(len(self._units), mergeable.parameters)
-        names = [self._prepare_piece(unit, size) for size in self._sizes]
-        binds = merging.binds(self._units, mergeable.parameters, names, self._sizes)
+        rest = self._units[self._begun :]
+        sizes = merging.pieces(len(rest), mergeable.parameters)
+        names = [self._prepare_piece(unit, size) for size in sizes]
+        binds = merging.binds(rest, mergeable.parameters, names, sizes) if rest else []
+        self._sizes = [self._begun, *sizes] if self._begun else sizes
         guard = (unit.template, GUARD)
         name = self._prepare(guard, guards.merging_query(mergeable.table), guards.MERGING_TYPES)
         if binds is None:
             self.possible = False
             return
-        for bind, size in zip(binds, self._sizes, strict=True):
+        for bind in binds:
             self._parts.append(bind)
             self._parts.append(EXECUTE_ALL_FRAME)
-            self._order.append(unit.template if size == 1 else (unit.template, size))
+        self._order.extend(unit.template if size == 1 else (unit.template, size) for size in self._sizes)
         self._parts.append(guards.merging_execution(name, len(self._units)))
         self._order.append(guard)
 

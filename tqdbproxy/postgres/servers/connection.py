@@ -32,6 +32,7 @@ from tqdbproxy.postgres.messages import (
     parameter_status,
 )
 from tqdbproxy.postgres.servers.batches import Exchange
+from tqdbproxy.postgres.servers.beginnings import Opening
 from tqdbproxy.postgres.servers.counts import Counts
 from tqdbproxy.postgres.servers.describing import ClientsStatement
 from tqdbproxy.postgres.servers.login import Login
@@ -117,7 +118,7 @@ class ServerConnection(TwistedProtocol):
         self._through: Callable[[bytes], None] = _drop
         self._capture: Capture | None = None
         self._patience = PATIENCE
-        self._exchange: Exchange | None = None
+        self._exchange: Exchange | Opening | None = None
         self._outcome: Deferred[Outcome] | None = None
         self._held = b""
         self._skip = 0
@@ -388,6 +389,11 @@ class ServerConnection(TwistedProtocol):
         # A client that doesn't read what it got would keep all members waiting.
         return self.alive and not busy and self.transport.is_reading()
 
+    def begin(self, opening: Opening) -> None:
+        """Send the first part of a batch; `run` must follow, with what belongs behind it."""
+        self._exchange = opening
+        self.transport.write_now(opening.request)
+
     def run(self, exchange: Exchange) -> Deferred[Outcome]:
         """Execute a batch here; the session that the connection belongs to waits for it. Cancelling gives up."""
         self.counts.batches += 1
@@ -404,7 +410,9 @@ class ServerConnection(TwistedProtocol):
         return self._start(exchange).addCallback(lambda _outcome: exchange.described)
 
     def _start(self, exchange: Exchange) -> Deferred[Outcome]:
-        self._exchange = exchange
+        opening, self._exchange = self._exchange, exchange
+        if isinstance(opening, Opening):
+            exchange.receive(opening.said)
         self._outcome = Deferred(self._give_up)
         self.transport.write_now(exchange.request)
         return self._outcome

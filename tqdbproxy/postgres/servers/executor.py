@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred, succeed
 
@@ -21,6 +21,7 @@ from tqdbproxy.postgres.servers.batches import (
     PreparedExchange,
     TablesByTemplate,
 )
+from tqdbproxy.postgres.servers.beginnings import Abandoned, Opening
 from tqdbproxy.postgres.servers.connection import ServerConnection
 from tqdbproxy.postgres.servers.pool import lend
 from tqdbproxy.postgres.servers.statements import Statements
@@ -61,6 +62,19 @@ class Job:
         return self.connection.statements
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """See `core.writebatch.executor.Beginning`: what was sent, and where."""
+
+    opening: Opening
+    connection: ServerConnection
+
+    @property
+    def count(self) -> int:
+        """How many writes it has."""
+        return self.opening.count
+
+
 class BatchExecutor:
     """See `tqdbproxy.core.writebatch.executor.Executor`. ``merge``: whether inserts may be merged at all."""
 
@@ -75,20 +89,66 @@ class BatchExecutor:
         self._refused: dict[Hashable, float] = {}
         self._tables: dict[Hashable, TablesByTemplate] = {}
 
-    def execute(self, writes: Sequence[Write]) -> Deferred[Outcome]:
+    def begin(self, writes: Sequence[Write]) -> Begun | None:
+        """See `Executor`: only what is merged, with statements that are prepared, so that nothing has to be asked."""
+        job = self._job(writes)
+        if job is None or len(job.templates) > 1:
+            return None
+        unit = job.templates[0]
+        found = self._merges(job)
+        if found is None or (_is_doubtful(unit) and not job.statements.fit(unit.template)):
+            return None
+        opening = Opening(job.units, job.statements, found, job.tables.values())
+        if not opening.possible:
+            return None
+        job.connection.begin(opening)
+        return Begun(opening, job.connection)
+
+    def execute(self, writes: Sequence[Write], beginning: Begun | None = None) -> Deferred[Outcome]:
         """Run ``writes`` on the connection of one of them; `Lost`, nothing sent, if none of them has one any more."""
-        units: list[Unit] = [write.unit for write in writes]
-        connection = lend(units)
+        if beginning is not None and beginning.connection.alive:
+            return self._go_on(writes, beginning)
+        job = self._job(writes)
+        return succeed(Lost(sent=False)) if job is None else self._begin(job)
+
+    def _go_on(self, writes: Sequence[Write], begun: Begun) -> Deferred[Outcome]:
+        """Let the rest follow what was begun; if that can't be, take it back and begin anew."""
+        connection = begun.connection
+        try:
+            job = self._job_on(connection, writes)
+            found = self._merges(job) if begun.opening.holds else None
+            if found is not None:
+                merged = MergedExchange(job.units, job.statements, found, job.tables, begun.count)
+                if merged.possible:
+                    return self._run(job, merged, 0)
+                merged.discard()
+            taken_back = connection.run(Abandoned((), job.statements))
+        except Exception:
+            connection.transport.abortConnection()  # nothing of it may be committed by what comes next
+            raise
+        return taken_back.addCallback(self._taken_back, writes, connection)
+
+    def _taken_back(
+        self, _outcome: Outcome, writes: Sequence[Write], connection: ServerConnection
+    ) -> Outcome | Deferred[Outcome]:
+        return self.execute(writes) if connection.lendable else Lost(sent=False)
+
+    def _job(self, writes: Sequence[Write]) -> Job | None:
+        """On the connection of one of the members; None: none of them has one that can be used."""
+        connection = lend(cast(Sequence[Unit], writes))
         if connection is None:
-            return succeed(Lost(sent=False))
+            return None
         connection.statements.expire(self._now())
-        first = units[0]
-        key = writes[0].key
+        return self._job_on(connection, writes)
+
+    def _job_on(self, connection: ServerConnection, writes: Sequence[Write]) -> Job:
+        units = list(cast(Sequence[Unit], writes))
+        first, key = units[0], writes[0].key
         if key.template == first.template:
-            return self._begin(Job(units, (first,), self._tables_of(first), key.identity, connection))
+            return Job(units, (first,), self._tables_of(first), key.identity, connection)
         templates = list({unit.template: unit for unit in units}.values())
         tables = {name: found for unit in templates for name, found in self._tables_of(unit).items()}
-        return self._begin(Job(units, templates, tables, key.identity, connection))
+        return Job(units, templates, tables, key.identity, connection)
 
     def _tables_of(self, unit: Unit) -> TablesByTemplate:
         """The tables of the unit's template, if its client would have parsed it now."""

@@ -37,7 +37,7 @@ _FINGERPRINT = (
     b"SELECT f, pg_catalog.sqrt((f IS NOT DISTINCT FROM coalesce($1, f))::pg_catalog.int4 - 1) FROM (SELECT CASE WHEN "
     + _OWN_SNAPSHOT
     + b" THEN (SELECT pg_catalog.string_agg(pg_catalog.oidsend(a.attrelid) || pg_catalog.xidsend(a.xmin), '')"
-    b" FROM pg_catalog.pg_attribute a WHERE a.attrelid IN (%b) AND a.attnum > 0) END) s(f)"
+    b" FROM pg_catalog.pg_attribute a WHERE a.attrelid IN (%b) AND a.attnum > 0) END OFFSET 0) s(f)"
 )
 FINGERPRINT_TYPES = struct.pack("!HI", 1, _BYTEA)
 

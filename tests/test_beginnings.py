@@ -1,0 +1,233 @@
+"""The server begins with a batch while some of its members are waited for; the server is a script of answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests import builders as m
+from tests.owners import Session, results
+from tests.test_batches import unit
+from tests.test_executor import GUARDED, LEARNED, SAME, Bench, done, guarded, parsed, strategy
+from tqdbproxy.core.statement import Strategy
+from tqdbproxy.core.writebatch.types import Done, Failed, Lost
+from tqdbproxy.postgres.mergeable import Mergeable, mergeable
+from tqdbproxy.postgres.servers.batches import MergedExchange
+from tqdbproxy.postgres.servers.beginnings import Abandoned, Opening
+from tqdbproxy.postgres.servers.executor import Begun
+from tqdbproxy.postgres.sql import parse
+
+SIX = done(1, "INSERT 0 4") + done(1, "INSERT 0 2") + GUARDED
+TAKEN_BACK = m.error("26000") + m.ready()
+INSERTED = m.PARSE_COMPLETE + done(1) + m.ready()
+
+
+def begun(bench: Bench, count: int = 4) -> Begun:
+    """What is needed is prepared, and the server has begun with some members of the next batch."""
+    bench.run(bench.units(6), parsed(3) + SIX)
+    found = bench.executor.begin(bench.group(bench.units(count)))
+    assert found is not None
+    assert found.count == 4
+    assert bench.connection.said == ["PPPBEBEBES", "BE"]
+    return found
+
+
+def test_the_rest_follows() -> None:
+    bench = Bench()
+    assert bench.run(bench.units(6), SIX, begun=begun(bench)) == Done([INSERTED] * 6, Strategy.MERGED)
+    assert bench.connection.said == ["BEBES"]
+
+
+def test_no_rest() -> None:
+    bench = Bench()
+    only = done(1, "INSERT 0 4") + GUARDED
+    assert bench.run(bench.units(4), only, begun=begun(bench)) == Done([INSERTED] * 4, Strategy.MERGED)
+    assert bench.connection.said == ["BES"]
+
+
+def test_it_begins_with_one_piece() -> None:
+    bench = Bench()
+    seven = done(1, "INSERT 0 4") + done(1, "INSERT 0 2") + done(1) + GUARDED
+    assert bench.run(bench.units(7), parsed(1) + seven, begun=begun(bench, 5)) == Done([INSERTED] * 7, Strategy.MERGED)
+    assert bench.connection.said == ["PBEBEBES"]
+
+
+NOT_BEGUN: dict[str, Callable[[Bench], object]] = {
+    "not prepared": lambda bench: bench.units(8),
+    "too few to merge": lambda bench: bench.units(3),
+    "an update": lambda bench: bench.units(4, "update t set a = $1"),
+    "with rows": lambda bench: bench.units(4, "insert into t values ($1) returning a"),
+    "merge:off": lambda bench: [*bench.units(3), bench.unit("9", hint="batch:5 merge:off")],
+    "several templates": lambda bench: [*bench.units(3), bench.unit("9", "insert into u values ($1)")],
+    "strings whose type is not known": lambda bench: bench.simple(*["insert into t values ('x')"] * 4),
+    "tables that may have changed": lambda bench: guarded(bench, 4),
+    "a malformed Bind": lambda bench: [*bench.units(3), _cut(bench)],
+}
+
+
+def _cut(bench: Bench) -> object:
+    one = bench.unit("1")
+    one.tail = one.tail[:-3]
+    return one
+
+
+@pytest.mark.parametrize("name", NOT_BEGUN)
+def test_what_is_not_begun(name: str) -> None:
+    bench = Bench()
+    bench.run(bench.units(6), parsed(3) + SIX)
+    bench.connection.requests.clear()
+    assert bench.executor.begin(bench.group(NOT_BEGUN[name](bench))) is None  # type: ignore[arg-type]
+    assert bench.connection.requests == []
+
+
+def test_without_a_connection_nothing_is_begun() -> None:
+    bench = Bench()
+    bench.run(bench.units(6), parsed(3) + SIX)
+    bench.connection.lendable = False
+    assert bench.executor.begin(bench.group(bench.units(4))) is None
+
+
+def test_statements_that_are_too_old_are_not_used() -> None:
+    bench = Bench()
+    bench.run(bench.units(6), parsed(3) + SIX)
+    bench.now = 100.0
+    assert bench.executor.begin(bench.group(bench.units(4))) is None
+
+
+@pytest.mark.parametrize("hint", ["batch:5 merge:off", "batch:5"])
+def test_a_rest_that_does_not_fit(hint: str) -> None:
+    """All is taken back, and then executed in another way."""
+    bench = Bench()
+    odd = bench.unit("9", hint=hint)
+    if hint == "batch:5":
+        odd.tail = odd.tail[:-3]
+    outcome = bench.run([*bench.units(5), odd], TAKEN_BACK, parsed(1) + done(6) + m.ready(), begun=begun(bench))
+    assert strategy(outcome) is Strategy.PREPARED
+    assert bench.connection.said == ["BS", "P" + "BE" * 6 + "S"]
+
+
+def test_settings_that_have_changed_meanwhile() -> None:
+    bench = Bench()
+    beginning = begun(bench)
+    bench.connection.statements.retire()
+    assert strategy(bench.run(bench.units(6), TAKEN_BACK, parsed(3) + SIX, begun=beginning)) is Strategy.MERGED
+    assert bench.connection.said == ["CCCBS", "PPPBEBEBES"]
+
+
+def test_a_fingerprint_that_has_been_given_up_meanwhile() -> None:
+    bench = Bench()
+    merged = done(1, "INSERT 0 4") + m.BIND_COMPLETE + m.data_row("1") + m.complete("SELECT 1")
+    bench.run(guarded(bench, 4), parsed(1) + LEARNED + parsed(2) + merged + m.ready())
+    beginning = bench.executor.begin(bench.group(guarded(bench, 4)))
+    assert beginning is not None
+    assert strategy(bench.run(guarded(bench, 4), merged + SAME + m.ready(), begun=beginning)) is Strategy.MERGED
+    beginning = bench.executor.begin(bench.group(guarded(bench, 4)))
+    bench.connection.statements._fingerprints.clear()
+    again = parsed(1) + LEARNED + parsed(2) + merged + m.ready()
+    bench.connection.requests.clear()
+    assert strategy(bench.run(guarded(bench, 4), TAKEN_BACK, again[5:], begun=beginning)) is Strategy.MERGED
+    assert bench.connection.requests[0].startswith(m.bind(statement="_tqdb_none"))
+
+
+def test_a_connection_that_has_gone_meanwhile() -> None:
+    """It took with it what was begun: all begins anew elsewhere."""
+    bench = Bench()
+    beginning = begun(bench)
+    bench.connection.alive = bench.connection.lendable = False
+    assert bench.run(bench.units(6), begun=beginning) == Lost(sent=False)
+    assert bench.connection.requests == []
+
+
+def test_a_connection_that_goes_while_all_is_taken_back() -> None:
+    bench = Bench()
+    beginning = begun(bench)
+    bench.connection.statements.retire()
+    bench.connection.lendable = False
+    assert bench.run(bench.units(6), TAKEN_BACK, begun=beginning) == Lost(sent=False)
+
+
+@pytest.mark.parametrize(("where", "value"), [(0, 2), (1, 5)])
+def test_a_row_that_fails(where: int, value: int) -> None:
+    """Among the first or in the rest: who it was is found, as ever."""
+    bench = Bench()
+    error = m.error("23505", D=f"Key (a)=({value}) already exists.")
+    failing = done(where, "INSERT 0 4") + m.BIND_COMPLETE + error + m.ready()
+    assert bench.run(bench.units(6), failing, begun=begun(bench)) == Failed(value)
+
+
+def test_a_fault_lets_nothing_be_committed_by_what_comes_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    beginning = begun(bench)
+    monkeypatch.setattr(bench.executor, "_merges", lambda _job: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        bench.executor.execute(bench.group(bench.units(6)), beginning)
+    assert bench.connection.aborted
+
+
+# The connection
+
+
+def opened(it: Session) -> Opening:
+    found = mergeable(b"insert into t values ($1)", parse)
+    assert found is not None
+    members = [unit(b"%d" % n) for n in range(4)]
+    it.connection.statements.add((members[0].template, 4), b"four")
+    it.connection.statements.learn((b'"t"',), b"print")
+    opening = Opening(members, it.connection.statements, found, ())
+    assert opening.possible
+    it.connection.begin(opening)
+    assert it.wire.take() == opening.request
+    return opening
+
+
+def merged(it: Session) -> MergedExchange:
+    found = mergeable(b"insert into t values ($1)", parse)
+    assert isinstance(found, Mergeable)
+    return MergedExchange([unit(b"%d" % n) for n in range(4)], it.connection.statements, found, begun=4)
+
+
+ANSWER = done(1, "INSERT 0 4") + m.PARSE_COMPLETE + GUARDED
+
+
+@given(st.integers(0, len(done(1, "INSERT 0 4"))), st.lists(st.integers(1, 40), max_size=6))
+def test_what_was_answered_already_counts(early: int, sizes: list[int]) -> None:
+    it = Session()
+    opened(it)
+    if early:
+        it.server_says(ANSWER[:early])
+    assert (it.said, it.connection.lendable) == ([], False)
+    outcome = results(it.connection.run(merged(it)))
+    it.server_says(*m.chunks(ANSWER[early:], sizes))
+    assert isinstance(outcome[0], Done)
+    assert (it.said, it.connection.lendable) == ([], True)
+
+
+def test_a_beginning_is_not_cancelled() -> None:
+    it = Session()
+    opened(it)
+    heard: list[None] = []
+    it.connection.cancel(b"key").addCallback(heard.append)
+    assert heard == [None]
+    assert it.connection.cancelling == 0
+
+
+def test_a_connection_lost_behind_a_beginning() -> None:
+    it = Session()
+    opened(it)
+    it.server_says(m.error("57P01", severity="FATAL"))
+    it.wire.lose()
+    assert not it.connection.alive
+    assert not it.connection.lendable
+
+
+def test_what_is_taken_back() -> None:
+    it = Session()
+    opened(it)
+    it.server_says(m.error("23505"))
+    outcome = results(it.connection.run(Abandoned((), it.connection.statements)))
+    assert m.kinds(it.wire.take()) == "BS"
+    it.server_says(m.ready())
+    assert (outcome, it.said, it.connection.lendable) == ([Failed(None)], [], True)

@@ -1,0 +1,68 @@
+"""A batch of which the first members are sent while the others are still waited for.
+
+The server executes what it has, in the transaction that the Sync behind the others will commit. So while members come
+in, it works instead of waiting for them. The law of this module: no I/O; behind an `Opening` comes the rest of its
+batch, or `Abandoned`, or the end of the connection, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from tqdbproxy.core.writebatch.types import Failed, Outcome
+from tqdbproxy.postgres.framing import frame
+from tqdbproxy.postgres.mergeable import Mergeable
+from tqdbproxy.postgres.messages import EXECUTE_ALL_FRAME
+from tqdbproxy.postgres.servers import merging
+from tqdbproxy.postgres.servers.answers import Cutter
+from tqdbproxy.postgres.servers.batches import Exchange
+from tqdbproxy.postgres.servers.statements import PREFIX, Statements
+from tqdbproxy.postgres.tables import Tables
+from tqdbproxy.postgres.unit import Unit
+
+
+class Opening:
+    """A many-row INSERT of the first members, sent while the others of the batch are still waited for.
+
+    Without the Sync behind the others, the server commits nothing of it. ``count``: with how many of the units.
+    ``possible``: there is something to send. ``said`` is what the server has answered already.
+    """
+
+    def __init__(self, units: Sequence[Unit], statements: Statements, mergeable: Mergeable, tables: Iterable[Tables]):
+        """``tables``: those whose fingerprint the statement depends on. It must be prepared: nothing is parsed here."""
+        self.count = merging.pieces(len(units), mergeable.parameters)[0]
+        self.said = b""
+        self.aside: list[bytes] = []
+        self.rest = b""
+        self._piece = (units[0].template, self.count)
+        self._statements = statements
+        self._tables = [one for one in tables if one]
+        self._name = statements.use(self._piece) if self._is_known() else None
+        binds = None
+        if self._name is not None:
+            binds = merging.binds(units[: self.count], mergeable.parameters, [self._name], [self.count])
+        self.possible = binds is not None
+        self.request = b"".join(binds or ()) + EXECUTE_ALL_FRAME
+
+    def _is_known(self) -> bool:
+        return all(self._statements.fingerprint(one) is not None for one in self._tables)
+
+    @property
+    def holds(self) -> bool:
+        """Whether what was known of the statement when it was executed still is, so that the rest may follow."""
+        return self._is_known() and self._statements.use(self._piece) == self._name
+
+    def receive(self, data: bytes) -> None:
+        """See `Exchange`. There is no end yet."""
+        self.said += data
+
+
+class Abandoned(Exchange):
+    """Takes back what an `Opening` has done: an error, and then the Sync."""
+
+    def _compose(self) -> None:
+        self._parts.append(frame(b"B", b"\0%bnone\0" % PREFIX + bytes(6)))
+
+    def _end(self, data: bytes) -> Outcome:
+        self._confirm(Cutter((), ()).cut_tags(data))
+        return Failed(None)
