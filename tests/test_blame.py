@@ -57,6 +57,26 @@ def test_any_parameters_can_be_shown(values: list[bytes | None], formats: tuple[
     assert len(texts(unit(*values, formats=formats).tail)) <= sum(value is not None for value in values)
 
 
+VALUES = st.sampled_from(
+    [b"1", b"-1", b"12", b"x", b"", b"\xe9", b"\0\0\0\1", b"\xff\xff", b"99999999999999999999", None]
+)
+
+
+@given(
+    st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=8),
+    st.sampled_from([(), (0,), (1,), BINARY]),
+    st.sampled_from(["1", "-1", "1, x", "x", "12, 1", "\ufffd", "99999999999999999999", "", "65535"]),
+)
+def test_it_is_whom_a_closer_look_at_all_would_name(
+    rows: list[tuple[bytes | None, bytes | None]], formats: tuple[int, ...], values: str
+) -> None:
+    units = [unit(*row, formats=formats) for row in rows]
+    scores = [len(set(values.split(", ")) & texts(one.tail)) for one in units]
+    named = scores.index(max(scores)) if max(scores) and scores.count(max(scores)) <= ALIKE else None
+    found = culprit(units, f"Key (k)=({values}) already exists.")
+    assert found == named or (found is not None and scores[found] > 0)
+
+
 @pytest.mark.parametrize(
     ("code", "answered", "index"),
     [("23505", 0, 0), ("23505", 2, None), ("40P01", 0, None), ("22003", 0, None)],

@@ -128,8 +128,8 @@ class Batch:
             self._finished.callback(None)
             return
         self._metrics.batch_retries["batch"] += len(self._writes)
+        self._try()  # first the many
         self._leave([bad])
-        self._try()
 
     def _leave(self, writes: Sequence[Write], reason: Reason | None = None) -> None:
         self._metrics.batch_retries["forward"] += len(writes)

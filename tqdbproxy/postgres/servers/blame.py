@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 
 from tqdbproxy.postgres.framing import length_at
 from tqdbproxy.postgres.servers.merging import NULL
@@ -17,6 +18,8 @@ from tqdbproxy.postgres.unit import Unit
 
 _KEY = re.compile(r"\)=\((.*)\)", re.DOTALL)
 _ROW = re.compile(r"\((.*)\)", re.DOTALL)
+_INTEGER = re.compile(r"-?[0-9]{1,19}")
+LENGTH = struct.Struct("!I")
 ALIKE = 3
 """If more members than this fit equally well, the values say nothing."""
 _INTEGERS = {2: struct.Struct("!h"), 4: struct.Struct("!i"), 8: struct.Struct("!q")}
@@ -28,9 +31,23 @@ def culprit(units: Sequence[Unit], detail: str) -> int | None:
     if found is None:
         return None
     values = set(found[1].split(", "))
-    scores = [len(values & texts(unit.tail)) for unit in units]
+    # Whom to look at more closely: reading all parameters of all members costs a tenth of the batch.
+    named = re.compile(b"|".join(map(re.escape, _raw(values)))).search
+    suspects = [number for number, unit in enumerate(units) if named(unit.tail)] or range(len(units))
+    scores = [len(values & texts(units[number].tail)) for number in suspects]
     best = max(scores)
-    return scores.index(best) if best and scores.count(best) <= ALIKE else None
+    return suspects[scores.index(best)] if best and scores.count(best) <= ALIKE else None
+
+
+def _raw(values: Iterable[str]) -> Iterator[bytes]:
+    """How parameters with these values begin: the length, and then the value as text or as an integer."""
+    for value in values:
+        text = value.encode(errors="replace")
+        yield LENGTH.pack(len(text)) + text
+        if _INTEGER.fullmatch(value):
+            for size, packed in _INTEGERS.items():
+                with suppress(struct.error):  # too large for this one
+                    yield LENGTH.pack(size) + packed.pack(int(value))
 
 
 def texts(tail: bytes) -> set[str]:
