@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given
@@ -19,16 +19,17 @@ from tqdbproxy.postgres.servers.batches import MergedExchange
 from tqdbproxy.postgres.servers.beginnings import Abandoned, Opening
 from tqdbproxy.postgres.servers.executor import Begun
 from tqdbproxy.postgres.sql import parse
+from tqdbproxy.postgres.unit import Unit
 
 SIX = done(1, "INSERT 0 4") + done(1, "INSERT 0 2") + GUARDED
 TAKEN_BACK = m.error("26000") + m.ready()
 INSERTED = m.PARSE_COMPLETE + done(1) + m.ready()
 
 
-def begun(bench: Bench, count: int = 4) -> Begun:
-    """What is needed is prepared, and the server has begun with some members of the next batch."""
+def begun(bench: Bench, members: Sequence[Unit], count: int = 4) -> Begun:
+    """What is needed is prepared, and the server has begun with so many of the members of the next batch."""
     bench.run(bench.units(6), parsed(3) + SIX)
-    found = bench.executor.begin(bench.group(bench.units(count)))
+    found = bench.executor.begin(bench.group(members)[:count])
     assert found is not None
     assert found.count == 4
     assert bench.connection.said == ["PPPBEBEBES", "BE"]
@@ -37,21 +38,25 @@ def begun(bench: Bench, count: int = 4) -> Begun:
 
 def test_the_rest_follows() -> None:
     bench = Bench()
-    assert bench.run(bench.units(6), SIX, begun=begun(bench)) == Done([INSERTED] * 6, Strategy.MERGED)
+    members = bench.units(6)
+    assert bench.run(members, SIX, begun=begun(bench, members)) == Done([INSERTED] * 6, Strategy.MERGED)
     assert bench.connection.said == ["BEBES"]
 
 
 def test_no_rest() -> None:
     bench = Bench()
+    members = bench.units(4)
     only = done(1, "INSERT 0 4") + GUARDED
-    assert bench.run(bench.units(4), only, begun=begun(bench)) == Done([INSERTED] * 4, Strategy.MERGED)
+    assert bench.run(members, only, begun=begun(bench, members)) == Done([INSERTED] * 4, Strategy.MERGED)
     assert bench.connection.said == ["BES"]
 
 
 def test_it_begins_with_one_piece() -> None:
     bench = Bench()
+    members = bench.units(7)
     seven = done(1, "INSERT 0 4") + done(1, "INSERT 0 2") + done(1) + GUARDED
-    assert bench.run(bench.units(7), parsed(1) + seven, begun=begun(bench, 5)) == Done([INSERTED] * 7, Strategy.MERGED)
+    outcome = bench.run(members, parsed(1) + seven, begun=begun(bench, members, 5))
+    assert outcome == Done([INSERTED] * 7, Strategy.MERGED)
     assert bench.connection.said == ["PBEBEBES"]
 
 
@@ -104,49 +109,62 @@ def test_a_rest_that_does_not_fit(hint: str) -> None:
     odd = bench.unit("9", hint=hint)
     if hint == "batch:5":
         odd.tail = odd.tail[:-3]
-    outcome = bench.run([*bench.units(5), odd], TAKEN_BACK, parsed(1) + done(6) + m.ready(), begun=begun(bench))
+    members = [*bench.units(5), odd]
+    outcome = bench.run(members, TAKEN_BACK, parsed(1) + done(6) + m.ready(), begun=begun(bench, members))
     assert strategy(outcome) is Strategy.PREPARED
     assert bench.connection.said == ["BS", "P" + "BE" * 6 + "S"]
 
 
+def test_another_batch_than_the_one_that_was_begun() -> None:
+    bench = Bench()
+    beginning = begun(bench, bench.units(4))
+    others = [bench.unit("7"), *bench.units(5)]
+    assert strategy(bench.run(others, TAKEN_BACK, SIX, begun=beginning)) is Strategy.MERGED
+    assert bench.connection.said == ["BS", "BEBEBES"]
+
+
 def test_settings_that_have_changed_meanwhile() -> None:
     bench = Bench()
-    beginning = begun(bench)
+    members = bench.units(6)
+    beginning = begun(bench, members)
     bench.connection.statements.retire()
-    assert strategy(bench.run(bench.units(6), TAKEN_BACK, parsed(3) + SIX, begun=beginning)) is Strategy.MERGED
+    assert strategy(bench.run(members, TAKEN_BACK, parsed(3) + SIX, begun=beginning)) is Strategy.MERGED
     assert bench.connection.said == ["CCCBS", "PPPBEBEBES"]
 
 
 def test_a_fingerprint_that_has_been_given_up_meanwhile() -> None:
     bench = Bench()
     merged = done(1, "INSERT 0 4") + m.BIND_COMPLETE + m.data_row("1") + m.complete("SELECT 1")
-    bench.run(guarded(bench, 4), parsed(1) + LEARNED + parsed(2) + merged + m.ready())
-    beginning = bench.executor.begin(bench.group(guarded(bench, 4)))
-    assert beginning is not None
-    assert strategy(bench.run(guarded(bench, 4), merged + SAME + m.ready(), begun=beginning)) is Strategy.MERGED
-    beginning = bench.executor.begin(bench.group(guarded(bench, 4)))
-    bench.connection.statements._fingerprints.clear()
-    again = parsed(1) + LEARNED + parsed(2) + merged + m.ready()
-    bench.connection.requests.clear()
-    assert strategy(bench.run(guarded(bench, 4), TAKEN_BACK, again[5:], begun=beginning)) is Strategy.MERGED
-    assert bench.connection.requests[0].startswith(m.bind(statement="_tqdb_none"))
+    anew = LEARNED + parsed(2) + merged + m.ready()
+    bench.run(guarded(bench, 4), parsed(1) + anew)
+    for forget, answers in ((False, [merged + SAME + m.ready()]), (True, [TAKEN_BACK, anew])):
+        members = guarded(bench, 4)
+        beginning = bench.executor.begin(bench.group(members))
+        assert beginning is not None
+        if forget:
+            bench.connection.statements._fingerprints.clear()
+        bench.connection.requests.clear()
+        assert strategy(bench.run(members, *answers, begun=beginning)) is Strategy.MERGED
+    assert m.kinds(bench.connection.requests[0]) == "BS"
 
 
 def test_a_connection_that_has_gone_meanwhile() -> None:
     """It took with it what was begun: all begins anew elsewhere."""
     bench = Bench()
-    beginning = begun(bench)
+    members = bench.units(6)
+    beginning = begun(bench, members)
     bench.connection.alive = bench.connection.lendable = False
-    assert bench.run(bench.units(6), begun=beginning) == Lost(sent=False)
+    assert bench.run(members, begun=beginning) == Lost(sent=False)
     assert bench.connection.requests == []
 
 
 def test_a_connection_that_goes_while_all_is_taken_back() -> None:
     bench = Bench()
-    beginning = begun(bench)
+    members = bench.units(6)
+    beginning = begun(bench, members)
     bench.connection.statements.retire()
     bench.connection.lendable = False
-    assert bench.run(bench.units(6), TAKEN_BACK, begun=beginning) == Lost(sent=False)
+    assert bench.run(members, TAKEN_BACK, begun=beginning) == Lost(sent=False)
 
 
 @pytest.mark.parametrize(("where", "value"), [(0, 2), (1, 5)])
@@ -155,15 +173,17 @@ def test_a_row_that_fails(where: int, value: int) -> None:
     bench = Bench()
     error = m.error("23505", D=f"Key (a)=({value}) already exists.")
     failing = done(where, "INSERT 0 4") + m.BIND_COMPLETE + error + m.ready()
-    assert bench.run(bench.units(6), failing, begun=begun(bench)) == Failed(value)
+    members = bench.units(6)
+    assert bench.run(members, failing, begun=begun(bench, members)) == Failed(value)
 
 
 def test_a_fault_lets_nothing_be_committed_by_what_comes_next(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench()
-    beginning = begun(bench)
+    members = bench.units(6)
+    beginning = begun(bench, members)
     monkeypatch.setattr(bench.executor, "_merges", lambda _job: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        bench.executor.execute(bench.group(bench.units(6)), beginning)
+        bench.executor.execute(bench.group(members), beginning)
     assert bench.connection.aborted
 
 

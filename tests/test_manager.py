@@ -337,6 +337,15 @@ def test_a_fault_while_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
     assert it.server.got[-1] == "eA eB eC eD eE eF"
 
 
+@pytest.mark.parametrize("less", [{"max_batch_size": 2}, {"max_batch_bytes": 2}])
+def test_limits_that_are_lowered_do_not_cut_what_was_begun(less: dict[str, int]) -> None:
+    it, crowd = crowded(6)
+    it.write(*crowd[:4])
+    it.manager.limits = replace(it.manager.limits, **less)
+    it.write(*crowd[4:])
+    assert it.server.got[-1] == "eA eB eC eD"
+
+
 def test_closing_executes_what_was_begun() -> None:
     it, crowd = crowded(6)
     it.write(*crowd[:4])

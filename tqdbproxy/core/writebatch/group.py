@@ -62,12 +62,16 @@ class Group:
         return len(self.waiting) >= limits.max_batch_size or self.size >= limits.max_batch_bytes
 
     def take(self, limits: Limits) -> list[Write]:
-        """Remove and return the next batch: the oldest writes, as many as fit, one at least."""
+        """Remove and return the next batch: the oldest writes, as many as fit, one at least.
+
+        Those that the server has begun with are among them, whatever the limits are by now.
+        """
         if not self.is_full(limits):
             taken, self.waiting, self.size = self.waiting, [], 0
             return taken
-        count, size = 1, self.waiting[0].size
-        for write in self.waiting[1 : limits.max_batch_size]:
+        count = self.beginning.count if self.beginning is not None else 1
+        size = sum(write.size for write in self.waiting[:count])
+        for write in self.waiting[count : limits.max_batch_size]:
             if size + write.size > limits.max_batch_bytes:
                 break
             count += 1

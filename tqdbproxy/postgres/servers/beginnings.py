@@ -31,6 +31,7 @@ class Opening:
     def __init__(self, units: Sequence[Unit], statements: Statements, mergeable: Mergeable, tables: Iterable[Tables]):
         """``tables``: those whose fingerprint the statement depends on. It must be prepared: nothing is parsed here."""
         self.count = merging.pieces(len(units), mergeable.parameters)[0]
+        self._units = list(units[: self.count])
         self.said = b""
         self.aside: list[bytes] = []
         self.rest = b""
@@ -40,17 +41,17 @@ class Opening:
         self._name = statements.use(self._piece) if self._is_known() else None
         binds = None
         if self._name is not None:
-            binds = merging.binds(units[: self.count], mergeable.parameters, [self._name], [self.count])
+            binds = merging.binds(self._units, mergeable.parameters, [self._name], [self.count])
         self.possible = binds is not None
         self.request = b"".join(binds or ()) + EXECUTE_ALL_FRAME
 
     def _is_known(self) -> bool:
         return all(self._statements.fingerprint(one) is not None for one in self._tables)
 
-    @property
-    def holds(self) -> bool:
-        """Whether what was known of the statement when it was executed still is, so that the rest may follow."""
-        return self._is_known() and self._statements.use(self._piece) == self._name
+    def holds(self, units: Sequence[Unit]) -> bool:
+        """Whether the batch of ``units`` may follow: they begin with these, and the statement is what it was then."""
+        same = self._units == units[: self.count]
+        return same and self._is_known() and self._statements.use(self._piece) == self._name
 
     def receive(self, data: bytes) -> None:
         """See `Exchange`. There is no end yet."""

@@ -101,7 +101,11 @@ class BatchExecutor:
         opening = Opening(job.units, job.statements, found, job.tables.values())
         if not opening.possible:
             return None
-        job.connection.begin(opening)
+        try:
+            job.connection.begin(opening)
+        except Exception:
+            job.connection.transport.abortConnection()
+            raise
         return Begun(opening, job.connection)
 
     def execute(self, writes: Sequence[Write], beginning: Begun | None = None) -> Deferred[Outcome]:
@@ -116,7 +120,7 @@ class BatchExecutor:
         connection = begun.connection
         try:
             job = self._job_on(connection, writes)
-            found = self._merges(job) if begun.opening.holds else None
+            found = self._merges(job) if begun.opening.holds(job.units) else None
             if found is not None:
                 merged = MergedExchange(job.units, job.statements, found, job.tables, begun.count)
                 if merged.possible:
