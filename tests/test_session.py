@@ -12,6 +12,7 @@ from tests import builders as m
 from tests.talks import BROKEN, IDLE, OPEN, SIMPLE, VIEW, WRITE, Talk
 from tqdbproxy.core.routing import Rules
 from tqdbproxy.core.statement import Kind
+from tqdbproxy.postgres.clients.session import KEPT_BYTES
 from tqdbproxy.postgres.clients.steps import Step
 from tqdbproxy.postgres.clients.units import Pattern, SimplePattern
 from tqdbproxy.postgres.clients.walk import INSPECTED
@@ -322,6 +323,17 @@ def test_the_quick_way_is_taken_once_nothing_else_has_been_said(talk: Talk) -> N
     assert talk.session._usual is None
     talk.done()
     assert talk.batches(write) is quick.step
+
+
+@pytest.mark.parametrize("size", [100, KEPT_BYTES, 10 * KEPT_BYTES])
+def test_large_values_are_not_kept(talk: Talk, size: int) -> None:
+    step = talk.batches(m.unit(WRITE, b"x" * size))
+    assert step.unit is not None
+    assert len(step.unit.raw) < 2 * KEPT_BYTES
+    again = talk.read(m.unit(WRITE, b"y" * size))
+    assert again is not None
+    assert again.unit is not None
+    assert again.unit.tail.count(b"y") == size
 
 
 def test_the_quick_way_ends_where_settings_rules_or_a_key_are_others(talk: Talk) -> None:

@@ -26,6 +26,8 @@ from tqdbproxy.postgres.unit import Unit
 
 RECALLED = Step()
 """Taken at once, so one object serves again and again."""
+KEPT_BYTES = 16384
+"""Of a write that was executed no more than this is kept until the next one like it comes."""
 KINDS = {
     word[:3]: kind
     for kind in (Kind.SELECT, Kind.INSERT, Kind.UPDATE, Kind.DELETE, Kind.MERGE)
@@ -254,6 +256,8 @@ class Session(Walk):
                 self._kept_back(*kept_back(unit, unit.key.identity))
         if again.ready:
             self._usual = again
+        if unit.size > KEPT_BYTES:
+            unit.become(b"", b"")
 
     def unknown(self, unit: Unit) -> None:
         """It can't be known whether a unit was executed."""
