@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from tests import builders as m
 from tests.owners import Session, results
 from tests.test_batches import unit
-from tests.test_executor import GUARDED, LEARNED, SAME, Bench, done, guarded, parsed, strategy
+from tests.test_executor import GUARDED, LEARNED, SAME, Bench, Connection, done, guarded, parsed, strategy
 from tqdbproxy.core.statement import Strategy
 from tqdbproxy.core.writebatch.types import Done, Failed, Lost
 from tqdbproxy.postgres.mergeable import Mergeable, mergeable
-from tqdbproxy.postgres.servers.batches import MergedExchange
+from tqdbproxy.postgres.servers import merging
+from tqdbproxy.postgres.servers.batches import STALE, MergedExchange
 from tqdbproxy.postgres.servers.beginnings import Abandoned, Opening
-from tqdbproxy.postgres.servers.executor import Begun
+from tqdbproxy.postgres.servers.executor import APART_S, Begun
 from tqdbproxy.postgres.sql import parse
 from tqdbproxy.postgres.unit import Unit
 
@@ -129,7 +130,7 @@ def test_settings_that_have_changed_meanwhile() -> None:
     beginning = begun(bench, members)
     bench.connection.statements.retire()
     assert strategy(bench.run(members, TAKEN_BACK, parsed(3) + SIX, begun=beginning)) is Strategy.MERGED
-    assert bench.connection.said == ["CCCBS", "PPPBEBEBES"]
+    assert bench.connection.said == ["BS", "CCCPPPBEBEBES"]
 
 
 def test_a_fingerprint_that_has_been_given_up_meanwhile() -> None:
@@ -167,6 +168,62 @@ def test_a_connection_that_goes_while_all_is_taken_back() -> None:
     assert bench.run(members, TAKEN_BACK, begun=beginning) == Lost(sent=False)
 
 
+def test_a_client_whose_statement_has_our_name() -> None:
+    """What was begun wasn't taken back, then, and nothing may be executed again."""
+    bench = Bench()
+    members = bench.units(6)
+    beginning = begun(bench, members)
+    bench.connection.statements.retire()
+    assert bench.run(members, m.BIND_COMPLETE + m.ready(), begun=beginning) == Lost(sent=True)
+
+
+def test_who_does_not_fit_together_is_not_begun_again_soon() -> None:
+    bench = Bench()
+    members = bench.units(6)
+    beginning = begun(bench, members)
+    bench.connection.statements.retire()
+    bench.run(members, TAKEN_BACK, parsed(3) + SIX, begun=beginning)
+    assert bench.executor.begin(bench.group(bench.units(4))) is None
+    bench.now += APART_S
+    assert bench.executor.begin(bench.group(bench.units(4))) is not None
+
+
+@pytest.mark.parametrize("code", sorted(STALE))
+def test_a_statement_that_went_stale(code: str) -> None:
+    bench = Bench()
+    members = bench.units(6)
+    stale = m.error(code) + m.ready()
+    outcome = bench.run(members, stale, m.CLOSE_COMPLETE * 3 + parsed(3) + SIX, begun=begun(bench, members))
+    assert strategy(outcome) is Strategy.MERGED
+    assert bench.connection.said == ["BEBES", "CCCPPPBEBEBES"]
+
+
+def test_what_is_too_much_is_closed_where_no_error_is_in_front() -> None:
+    bench = Bench()
+    members = bench.units(6)
+    beginning = begun(bench, members)
+    bench.connection.statements.later([b"old"])
+    bench.run(members, SIX, begun=beginning)
+    bench.run(bench.units(6), m.CLOSE_COMPLETE + SIX)
+    assert bench.connection.said == ["BEBES", "CBEBEBES"]
+
+
+def test_the_connection_is_one_of_those_that_can_not_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that has most statements belongs to a write that the server hasn't begun with."""
+    monkeypatch.setattr(merging, "LARGEST_PIECE", 4)
+    bench = Bench()
+    members = bench.units(8)
+    beginning = begun(bench, members[:4])
+    owner = bench.connection
+    bench.run(members, done(2, "INSERT 0 4") + GUARDED, begun=beginning)
+    others = [Connection() for _ in range(4)]
+    for member, other in zip(bench.group(members), others, strict=False):
+        member.server = other
+    owner.requests.clear()
+    assert bench.executor.begin(members) is None
+    assert owner.requests == []
+
+
 @pytest.mark.parametrize(("where", "value"), [(0, 2), (1, 5)])
 def test_a_row_that_fails(where: int, value: int) -> None:
     """Among the first or in the rest: who it was is found, as ever."""
@@ -181,7 +238,7 @@ def test_a_fault_lets_nothing_be_committed_by_what_comes_next(monkeypatch: pytes
     bench = Bench()
     members = bench.units(6)
     beginning = begun(bench, members)
-    monkeypatch.setattr(bench.executor, "_merges", lambda _job: 1 / 0)
+    monkeypatch.setattr(bench.executor, "_merges", lambda _units, _identity: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         bench.executor.execute(bench.group(members), beginning)
     assert bench.connection.aborted

@@ -69,6 +69,9 @@ class Exchange(ABC):
     connection's own session, ``rest`` what came after the end.
     """
 
+    closes = True
+    """Statements that are too many are closed with it. Behind an error, a Close would be skipped."""
+
     def __init__(self, units: Sequence[Unit], statements: Statements, tables: TablesByTemplate = NO_TABLES) -> None:
         self.stale = False
         self.aside: list[bytes] = []
@@ -83,7 +86,7 @@ class Exchange(ABC):
         self._last = b""
         self._walked = 0
         self.rest = b""
-        self._closing = statements.surplus()
+        self._closing = statements.surplus() if self.closes else []
         self._parts = [close_statement(name) for name in self._closing]
         guarded = dict.fromkeys(tables.values()) if tables and not statements.blind else ()
         self._learning = [one for one in guarded if one and statements.fingerprint(one) is None]
@@ -291,6 +294,7 @@ class MergedExchange(Exchange):
         """``begun``: with so many of the units a `beginnings.Opening` was sent."""
         self._mergeable = mergeable
         self._begun = begun
+        self.closes = not begun
         self.possible = True
         self.refused = False
         super().__init__(units, statements, tables)
@@ -301,7 +305,10 @@ class MergedExchange(Exchange):
         sizes = merging.pieces(len(rest), mergeable.parameters)
         names = [self._prepare_piece(unit, size) for size in sizes]
         binds = merging.binds(rest, mergeable.parameters, names, sizes) if rest else []
-        self._sizes = [self._begun, *sizes] if self._begun else sizes
+        self._sizes = sizes
+        if self._begun:
+            self._sizes = [self._begun, *sizes]
+            self._prepare_piece(unit, self._begun)  # it is there: so an error of this piece is one of an old statement
         guard = (unit.template, GUARD)
         name = self._prepare(guard, guards.merging_query(mergeable.table), guards.MERGING_TYPES)
         if binds is None:

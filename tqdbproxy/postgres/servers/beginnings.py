@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from tqdbproxy.core.writebatch.types import Failed, Outcome
+from tqdbproxy.core.writebatch.types import Failed, Lost, Outcome
 from tqdbproxy.postgres.framing import frame
 from tqdbproxy.postgres.mergeable import Mergeable
 from tqdbproxy.postgres.messages import EXECUTE_ALL_FRAME
 from tqdbproxy.postgres.servers import merging
 from tqdbproxy.postgres.servers.answers import Cutter
 from tqdbproxy.postgres.servers.batches import Exchange
-from tqdbproxy.postgres.servers.statements import PREFIX, Statements
+from tqdbproxy.postgres.servers.statements import Statements
 from tqdbproxy.postgres.tables import Tables
 from tqdbproxy.postgres.unit import Unit
 
@@ -24,14 +24,17 @@ from tqdbproxy.postgres.unit import Unit
 class Opening:
     """A many-row INSERT of the first members, sent while the others of the batch are still waited for.
 
-    Without the Sync behind the others, the server commits nothing of it. ``count``: with how many of the units.
-    ``possible``: there is something to send. ``said`` is what the server has answered already.
+    Without the Sync behind the others, the server commits nothing of it. ``possible``: there is something to send.
+    ``said`` is what the server has answered already.
     """
 
     def __init__(self, units: Sequence[Unit], statements: Statements, mergeable: Mergeable, tables: Iterable[Tables]):
-        """``tables``: those whose fingerprint the statement depends on. It must be prepared: nothing is parsed here."""
-        self.count = merging.pieces(len(units), mergeable.parameters)[0]
-        self._units = list(units[: self.count])
+        """``units``: as many as make one piece. ``tables``: those whose fingerprint the statement depends on.
+
+        It must be prepared: nothing is parsed here.
+        """
+        self.count = len(units)
+        self._units = list(units)
         self.said = b""
         self.aside: list[bytes] = []
         self.rest = b""
@@ -59,11 +62,18 @@ class Opening:
 
 
 class Abandoned(Exchange):
-    """Takes back what an `Opening` has done: an error, and then the Sync."""
+    """Takes back what an `Opening` has done: an error, and then the Sync.
+
+    The error is a Bind to a statement that isn't there, unless a client has made one with a name of ours; then the
+    outcome is that of a connection that was lost: nobody knows what became of it.
+    """
+
+    closes = False
 
     def _compose(self) -> None:
-        self._parts.append(frame(b"B", b"\0%bnone\0" % PREFIX + bytes(6)))
+        self._parts.append(frame(b"B", b"\0%b\0" % self._statements.new_name() + bytes(6)))
 
     def _end(self, data: bytes) -> Outcome:
-        self._confirm(Cutter((), ()).cut_tags(data))
-        return Failed(None)
+        answer = Cutter((), ()).cut_tags(data)
+        self._confirm(answer)
+        return Failed(None) if answer.sqlstate else Lost(sent=True)

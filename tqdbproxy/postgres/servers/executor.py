@@ -23,6 +23,7 @@ from tqdbproxy.postgres.servers.batches import (
 )
 from tqdbproxy.postgres.servers.beginnings import Abandoned, Opening
 from tqdbproxy.postgres.servers.connection import ServerConnection
+from tqdbproxy.postgres.servers.merging import pieces
 from tqdbproxy.postgres.servers.pool import lend
 from tqdbproxy.postgres.servers.statements import Statements
 from tqdbproxy.postgres.sql import UNKNOWN_TYPE, Text, parse
@@ -34,6 +35,8 @@ INTERVAL = 1186
 
 REFUSED_S = 60.0
 """After a table has turned out not to be mergeable, its inserts are left alone for so long."""
+APART_S = 1.0
+"""After a beginning had to be taken back, the next one of its group comes so much later."""
 KEPT_TEMPLATES = 4096
 MAX_STALE = 4
 """Attempts after which statements that go stale again and again are let be."""
@@ -88,15 +91,20 @@ class BatchExecutor:
         self._mergeable: dict[Hashable, Mergeable | None] = {}
         self._refused: dict[Hashable, float] = {}
         self._tables: dict[Hashable, TablesByTemplate] = {}
+        self._apart: dict[Hashable, float] = {}
+        """Until when groups aren't begun whose members don't fit together."""
 
     def begin(self, writes: Sequence[Write]) -> Begun | None:
         """See `Executor`: only what is merged, with statements that are prepared, so that nothing has to be asked."""
-        job = self._job(writes)
-        if job is None or len(job.templates) > 1:
+        unit, key = cast(Unit, writes[0]), writes[0].key
+        if key.template != unit.template or self._apart.get(key, 0.0) > self._now():
             return None
-        unit = job.templates[0]
-        found = self._merges(job)
-        if found is None or (_is_doubtful(unit) and not job.statements.fit(unit.template)):
+        found = self._merges(cast(Sequence[Unit], writes), key.identity)
+        if found is None:
+            return None
+        # The connection must be one of these units' own: the others may still be withdrawn, and say something else.
+        job = self._job(writes[: pieces(len(writes), found.parameters)[0]])
+        if job is None or (_is_doubtful(unit) and not job.statements.fit(unit.template)):
             return None
         opening = Opening(job.units, job.statements, found, job.tables.values())
         if not opening.possible:
@@ -120,7 +128,7 @@ class BatchExecutor:
         connection = begun.connection
         try:
             job = self._job_on(connection, writes)
-            found = self._merges(job) if begun.opening.holds(job.units) else None
+            found = self._merges(job.units, job.identity) if begun.opening.holds(job.units) else None
             if found is not None:
                 merged = MergedExchange(job.units, job.statements, found, job.tables, begun.count)
                 if merged.possible:
@@ -130,12 +138,16 @@ class BatchExecutor:
         except Exception:
             connection.transport.abortConnection()  # nothing of it may be committed by what comes next
             raise
+        self._remember(self._apart, writes[0].key, self._now() + APART_S)
         return taken_back.addCallback(self._taken_back, writes, connection)
 
     def _taken_back(
-        self, _outcome: Outcome, writes: Sequence[Write], connection: ServerConnection
+        self, outcome: Outcome, writes: Sequence[Write], connection: ServerConnection
     ) -> Outcome | Deferred[Outcome]:
-        return self.execute(writes) if connection.lendable else Lost(sent=False)
+        if isinstance(outcome, Lost):
+            # Without the end of the transaction there is no doubt; with it, and no error, nobody knows.
+            return outcome if connection.lendable else Lost(sent=False)
+        return self.execute(writes)
 
     def _job(self, writes: Sequence[Write]) -> Job | None:
         """On the connection of one of the members; None: none of them has one that can be used."""
@@ -217,7 +229,7 @@ class BatchExecutor:
         return outcome
 
     def _exchange(self, job: Job) -> Exchange:
-        found = self._merges(job)
+        found = self._merges(job.units, job.identity)
         if found is not None:
             merged = MergedExchange(job.units, job.statements, found, job.tables)
             if merged.possible:
@@ -225,16 +237,15 @@ class BatchExecutor:
             merged.discard()
         return PreparedExchange(job.units, job.statements, job.tables)
 
-    def _merges(self, job: Job) -> Mergeable | None:
+    def _merges(self, units: Sequence[Unit], identity: Hashable) -> Mergeable | None:
         """How to merge these units, if their text, the configuration and their hints allow it."""
-        units = job.units
         template = units[0].template
         if len(units) < SMALLEST_MERGE or not self.merge or units[0].text.returning:
             return None
         if template not in self._mergeable:
             self._remember(self._mergeable, template, mergeable(units[0].sql, parse))
         found = self._mergeable[template]
-        if found is None or self._refused.get((job.identity, template), 0.0) > self._now():
+        if found is None or self._refused.get((identity, template), 0.0) > self._now():
             return None
         return found if all(unit.mergeable and unit.template == template for unit in units) else None
 
