@@ -90,6 +90,14 @@ class Rig:
             accepted = self.manager.submit(write)
         return accepted
 
+    def everything_ends(self) -> None:
+        """What runs has ended well, be it a batch or a write that was left to its session."""
+        for key in list(self.server.running):
+            self.server.ends(key)
+        for result in list(self.results.values()):
+            if isinstance(result, Alone) and not result.finished.called:
+                result.finished.callback(None)
+
     def alone(self, writer: str, key: str = "a") -> Callable[[], None] | None:
         """What the manager says to a write that may not need company."""
         return self.manager.alone(Write(BatchKey(IDENTITY, key), key, 1, 0.1, writer, f"{key}0"))

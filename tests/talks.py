@@ -51,7 +51,9 @@ class Talk:
         self.session.status = status
 
     def read(self, *data: bytes) -> Step | None:
-        return self.session.read(b"".join(data))
+        """As its protocol does."""
+        said = b"".join(data)
+        return self.session.again(said) or self.session.read(said)
 
     def forwards(self, *data: bytes) -> None:
         """All of it is forwarded as it came."""

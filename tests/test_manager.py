@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 from twisted.logger import capturedLogs
 
 from tests.rigs import IDENTITY, Rig, rig
 from tqdbproxy.core.statement import BatchKey
-from tqdbproxy.core.writebatch.manager import SWEEP_S, UNUSED_S
+from tqdbproxy.core.writebatch.group import Group
+from tqdbproxy.core.writebatch.manager import SWEEP_S, UNUSED_S, Manager
 from tqdbproxy.core.writebatch.policy import GRACE_S
 from tqdbproxy.core.writebatch.types import (
     Alone,
     Expired,
     Failed,
+    Limits,
     Lost,
     Replied,
     Result,
@@ -194,6 +197,86 @@ def test_flush_closes_windows_now() -> None:
     it.manager.flush()
     assert it.server.got == ["b1 b2", "a1 a2"]
     assert (it.kinds(), it.closed) == ({"c1": Alone}, {"flush": 3})
+
+
+# Looking only where something can come of it
+
+
+class Careful(Manager):
+    """Looks whether a window closes at every write, as if it had no idea when that can be."""
+
+    def _look_later(self, group: Group) -> None:
+        group.look_at = 0
+
+
+LIVES = range(60)
+
+
+@pytest.mark.parametrize("life", LIVES)
+def test_what_is_not_looked_at_changes_nothing(life: int) -> None:
+    """Any life of a group: the same batches, at the same times, for the same reasons."""
+    chance = Random(life)
+    limits = Limits(
+        quorum=chance.choice([None, 0.3, 0.5, 1.0]),
+        max_batch_size=chance.choice([5, 1000]),
+        max_batch_bytes=chance.choice([7, 1000]),
+        early_start=4,
+    )
+    it, careful = Rig(limits), Rig(limits)
+    careful.manager = Careful(limits, careful.server, careful.metrics, careful.clock)
+    careful.manager.start()
+    rigs = (it, careful)
+    for number in range(400):
+        what, ms = chance.random(), chance.choice([5, 5, 5, 1])
+        writer = chance.randrange(12 if number < 200 else 6)  # half of them are never heard of again
+        for each in rigs:
+            if what < 0.6:
+                each.write(f"{chance_key(number)}{number}", ms=ms, size=1 + writer % 3, writer=writer)
+            elif what < 0.8:
+                each.clock.advance(ms / 8000)
+            elif what < 0.9:
+                each.everything_ends()
+            elif what < 0.92:
+                each.manager.forget(BatchKey(IDENTITY, "a"), writer)
+            elif what < 0.94:
+                each.manager.limits = replace(limits, max_batch_size=3 + writer, max_batch_bytes=20 + writer)
+            elif what < 0.96:
+                each.clock.advance(0.4)
+            elif each.writes:
+                each.manager.withdraw(each.writes[max(each.writes, key=lambda name: int(name[1:]))])
+        assert it.server.got == careful.server.got
+        assert it.server.begun == careful.server.begun
+    assert it.closed == careful.closed
+    assert it.kinds() == careful.kinds()
+
+
+def chance_key(number: int) -> str:
+    """One in four belongs to another group, whose batches may begin early."""
+    return "e" if number % 4 == 0 else "a"
+
+
+def test_those_who_wrote_long_ago_are_waited_for_no_more() -> None:
+    it = rig(quorum=0.75)
+    it.write("aA", "aB", "aC", "aD")
+    it.everything_ends()
+    it.clock.advance(GRACE_S)
+    it.everything_ends()
+    it.clock.advance(0.6)
+    it.write("aA", ms=9999)
+    it.clock.advance(0.6)
+    assert it.server.got == ["aB aC aD"]
+    it.write("aB", ms=9999)
+    assert it.server.got[1:] == ["aA aB"]
+
+
+def test_a_write_that_wants_company_only_is_refused_where_there_is_none() -> None:
+    it = rig(quorum=0.5, max_pending=2)
+    first, *others = (Write(BatchKey(IDENTITY, "a"), "a", 1, 0.1, name, name) for name in ("a1", "a2", "a3", "a4"))
+    assert not it.manager.submit(first, in_company=True)
+    assert (it.manager.pending, it.manager.written) == (0, 0)
+    assert it.manager.submit(first)
+    assert [it.manager.submit(write, in_company=True) for write in others] == [True, True, False]
+    assert (it.manager.pending, it.manager.written) == (2, 3)
 
 
 # One after another

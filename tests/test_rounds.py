@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import pytest
@@ -44,6 +44,11 @@ class Attempts:
         running.callback(outcome)
 
 
+def answer(writes: Iterable[Write], result: Result) -> None:
+    for write in writes:
+        write.answered(result)
+
+
 class Members:
     """A batch of one-letter writes."""
 
@@ -56,7 +61,7 @@ class Members:
             write.done.addCallback(partial(self.results.__setitem__, write.unit))
         company = Company(len(letters), 0.25, Strategy.SINGLE)
         chosen = executor or self.attempts
-        self.batch = Batch(self.writes, company, chosen, self.metrics, Write.answered, beginning)  # type: ignore[arg-type]
+        self.batch = Batch(self.writes, company, chosen, self.metrics, answer, beginning)  # type: ignore[arg-type]
         self.finished: list[None] = []
         self.batch.start().addCallback(self.finished.append)
 

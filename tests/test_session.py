@@ -267,7 +267,7 @@ def test_a_hinted_statement_in_a_pipeline_is_counted_once(talk: Talk) -> None:
 def slow(talk: Talk) -> Talk:
     """It has forgotten what its client uses to say."""
     session = talk.session
-    session._usual, session._again, session._again_simple = None, Pattern(None, None), SimplePattern()
+    session.usual, session._again, session._again_simple = None, Pattern(None, None), SimplePattern()
     return talk
 
 
@@ -313,14 +313,23 @@ def test_the_quick_way_leads_where_the_slow_one_does(write: bytes) -> None:
         assert taken(quick, data) == taken(slow(careful), data), data
 
 
+@pytest.mark.parametrize("value", [b"", b"1", b"22", b"x" * 500])
+def test_the_quick_way_of_values_of_other_sizes(value: bytes) -> None:
+    quick, careful = Talk(), Talk()
+    for each in (quick, careful):
+        each.batches(m.unit(WRITE, b"1"))
+        each.batches(m.unit(WRITE, b"1234567"))
+    assert taken(quick, m.unit(WRITE, value)) == taken(slow(careful), m.unit(WRITE, value))
+
+
 def test_the_quick_way_is_taken_once_nothing_else_has_been_said(talk: Talk) -> None:
     write = m.unit(WRITE, b"1")
     talk.batches(write)
-    quick = talk.session._usual
+    quick = talk.session.usual
     assert quick is not None
     assert talk.batches(m.unit(WRITE, b"22")) is quick.step
     talk.forwards(m.query("select 1"))
-    assert talk.session._usual is None
+    assert talk.session.usual is None
     talk.done()
     assert talk.batches(write) is quick.step
 

@@ -135,10 +135,14 @@ class Wire(asyncio.Protocol):
         """Write what others wait for most: at once, not when all that this turn of the loop has read is dealt with."""
         inner = self._inner
         if self._tls is None and not inner.is_closing() and not inner.get_write_buffer_size():
-            with contextlib.suppress(OSError):  # whatever it is, the transport will meet it, too
-                data = data[os.write(self._descriptor, data) :]
-        if data:
-            self.write(data)
+            try:
+                sent = os.write(self._descriptor, data)
+            except OSError:  # whatever it is, the transport will meet it, too
+                sent = 0
+            if sent == len(data):
+                return
+            data = data[sent:]
+        self.write(data)
 
     def writeSequence(self, data: Any) -> None:
         """See `ITransport`."""

@@ -22,10 +22,12 @@ class Group:
         "forgotten",
         "grace",
         "key",
+        "look_at",
         "patience",
         "recent",
         "running",
         "size",
+        "until",
         "used",
         "waiting",
         "window",
@@ -46,16 +48,17 @@ class Group:
         """How many must wait for the server to begin while the rest are waited for; None: it doesn't."""
         self.beginning: Beginning | None = None
         """With these of the waiting ones, the first, the server has begun."""
+        self.look_at = 0
+        """So many must wait for anything to come of another one, if its window doesn't end before ``until``; 0: look.
+
+        Whatever changes what waits or runs, but for a write that is added, sets it to 0.
+        """
+        self.until = 0.0
         self.patience = Patience()
         self.recent = RecentWriters(now)
         self.used = now
         self.forgotten = False
         """Nobody has used it for long; another one has taken its place, or will."""
-
-    def add(self, write: Write) -> None:
-        """Let ``write`` wait."""
-        self.waiting.append(write)
-        self.size += write.size
 
     def is_full(self, limits: Limits) -> bool:
         """Whether no further write fits into the next batch."""

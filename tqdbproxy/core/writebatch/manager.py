@@ -7,8 +7,9 @@ session forwards it); a write that waits longer than `Limits.timeout_s` expires;
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from functools import partial
+from math import ceil
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -37,7 +38,7 @@ class Manager:
     """Where writes wait. ``clock`` is the reactor or a `twisted.internet.task.Clock`."""
 
     def __init__(self, limits: Limits, executor: Executor, metrics: Metrics, clock: IReactorTime) -> None:
-        self.limits = limits
+        self._limits = limits
         self._executor = executor
         self._metrics = metrics
         self._clock = clock
@@ -55,26 +56,45 @@ class Manager:
         self._sweeper = LoopingCall(self._sweep)
         self._sweeper.clock = clock
 
+    @property
+    def limits(self) -> Limits:
+        """What holds for all that come from now on."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self._limits = limits
+        for group in self._groups.values():
+            group.look_at = 0
+
     def start(self) -> None:
         """Begin to look after what expires."""
         self._sweeper.start(SWEEP_S, now=False)
 
-    def submit(self, write: Write) -> bool:
+    def submit(self, write: Write, in_company: bool = False) -> bool:
         """Let ``write`` wait for company; False if there is no room for it or the manager is closing.
 
-        It hears of its result by `Write.answered`, which may be before this returns.
+        It hears of its result by `Write.answered`, which may be before this returns. ``in_company``: False, too, if
+        nothing of its key waits or runs.
         """
-        if self.pending >= self.limits.max_pending or self._closing:
+        group: Group = write.group
+        if group is None or group.forgotten:
+            group = self._join(write, self._now())
+        waiting, limits = group.waiting, self._limits
+        if self.pending >= limits.max_pending or self._closing or (in_company and not (waiting or group.running)):
             return False
         self.pending += 1
         self.written += 1
         now = write.arrived = self._now()
-        group: Group = write.group
-        if group is None or group.forgotten:
-            group = self._join(write, now)
-        group.recent.note(write.writer, now)
-        group.add(write)
-        self._consider(group, now + write.window_s)
+        recent = group.recent
+        if write.writer not in recent.noted or now >= recent.turns_at:
+            recent.note(write.writer, now)
+            group.look_at = 0
+        waiting.append(write)
+        group.size += write.size
+        deadline = now + write.window_s
+        if len(waiting) >= group.look_at or deadline < group.until or group.size >= limits.max_batch_bytes:
+            self._consider(group, deadline)
         return True
 
     def alone(self, write: Write) -> Callable[[], None] | None:
@@ -90,7 +110,7 @@ class Manager:
             return None
         now = self._now()
         group.recent.note(write.writer, now)
-        recent, quorum = group.recent.count, self.limits.quorum
+        recent, quorum = group.recent.count, self._limits.quorum
         if not quorum_reached(1, recent, quorum) or (recent > 1 and quorum and not group.patience.spent()):
             return None
         group.running = True
@@ -124,6 +144,7 @@ class Manager:
         group = self._groups.get(key)
         if group is not None:
             group.recent.forget(writer)
+            group.look_at = 0
             if group.waiting and not group.running and self._has_quorum(group):
                 self._close(group, "quorum")
 
@@ -162,26 +183,41 @@ class Manager:
     def _consider(self, group: Group, deadline: float) -> None:
         """A write was added whose window ends at ``deadline``: close the window, or see that a timer will."""
         waiting = len(group.waiting)
-        if waiting >= self.limits.max_batch_size or group.size >= self.limits.max_batch_bytes:
+        if waiting >= self._limits.max_batch_size or group.size >= self._limits.max_batch_bytes:
             self._close(group, "full")
         elif not group.running and self._has_quorum(group):
             self._close(group, "quorum")
         elif not group.due and (group.window is None or deadline < group.window.at):
             self._open_window(group, deadline)
+        if group.waiting:
+            self._look_later(group)
+
+    def _look_later(self, group: Group) -> None:
+        """Nothing comes of the next writes of this group until there are some more."""
+        limits = self._limits
+        group.until = group.window.at if group.window is not None else 0.0
+        group.look_at = limits.max_batch_size
+        if group.running or not limits.quorum:
+            return
+        if group.grace is None:
+            enough = ceil(limits.quorum * group.recent.count)
+        else:
+            enough = group.recent.count if group.begins_at is None else group.begins_at
+        group.look_at = min(enough, limits.max_batch_size)
 
     def _has_quorum(self, group: Group) -> bool:
         """Whether enough wait for a batch, and nobody else is worth waiting for."""
-        return quorum_reached(len(group.waiting), group.recent.count, self.limits.quorum) and self._is_time(group)
+        return quorum_reached(len(group.waiting), group.recent.count, self._limits.quorum) and self._is_time(group)
 
     def _is_time(self, group: Group) -> bool:
         """A quorum is there. The rest are given time to come, too, if they do as a rule."""
-        if group.is_complete or not self.limits.quorum:
+        if group.is_complete or not self._limits.quorum:
             return True
         if group.grace is None:
             if group.patience.spent():
                 return True
             group.grace = self._deadlines.call_at(self._now() + GRACE_S, partial(self._close, group, "quorum"))
-            group.begins_at = beginning_of(group.recent.count, self.limits.early_start)
+            group.begins_at = beginning_of(group.recent.count, self._limits.early_start)
         if group.begins_at is not None and len(group.waiting) >= group.begins_at:
             self._begin(group, group.begins_at)
         return False
@@ -213,7 +249,8 @@ class Manager:
     def _run(self, group: Group, why: str) -> None:
         group.due = ""
         group.running = True
-        writes = group.take(self.limits)
+        group.look_at = 0
+        writes = group.take(self._limits)
         if group.waiting:  # there was no room for these; their windows go on
             self._open_window(group, min(write.arrived + write.window_s for write in group.waiting))
         now = self._now()
@@ -224,7 +261,7 @@ class Manager:
         company = Company(len(writes), waited, Strategy.SINGLE)
         beginning, group.beginning = group.beginning, None
         self.begun += beginning is not None
-        batch = Batch(writes, company, self._executor, self._metrics, self._answer, beginning)
+        batch = Batch(writes, company, self._executor, self._metrics, self._answer_all, beginning)
         self._running[batch] = now
         batch.start().addCallback(self._batch_ended, group, batch)
 
@@ -236,23 +273,28 @@ class Manager:
         """Nothing of this key runs any more: what waits may be enough for the next batch."""
         group.used = self._now()
         group.running = False
+        group.look_at = 0
         if not group.waiting:
             group.due = ""
         elif group.due or self._closing:
             self._close(group, group.due or "shutdown")
-        elif group.is_full(self.limits):
+        elif group.is_full(self._limits):
             self._close(group, "full")
         elif self._has_quorum(group):
             self._close(group, "quorum")
 
     def _answer(self, write: Write, result: Result) -> None:
-        """``write`` has its result: its place is free."""
-        self.pending -= 1
-        try:
-            write.answered(result)
-        except Exception:
-            # A fault of the proxy's own in one session must not keep the other members' answers from them.
-            log.failure("a session could not take the result of its write")
+        self._answer_all((write,), result)
+
+    def _answer_all(self, writes: Iterable[Write], result: Result) -> None:
+        """The ``writes`` have their result: their places are free."""
+        for write in writes:
+            self.pending -= 1
+            try:
+                write.answered(result)
+            except Exception:
+                # A fault of the proxy's own in one session must not keep the other members' answers from them.
+                log.failure("a session could not take the result of its write")
         if not self.pending and self._drained:
             self.stop()
             drained, self._drained = self._drained, []
@@ -263,6 +305,7 @@ class Manager:
         group = self._groups.get(write.key)
         if group is None or not group.remove(write):
             return False
+        group.look_at = 0
         if not group.waiting:
             group.close_window()
             group.due = ""
@@ -272,11 +315,11 @@ class Manager:
     def _sweep(self) -> None:
         now = self._now()
         for group in list(self._groups.values()):
-            for write in [w for w in group.waiting if now - w.arrived >= self.limits.timeout_s]:
+            for write in [w for w in group.waiting if now - w.arrived >= self._limits.timeout_s]:
                 self._take_out(write, Expired())
             if not group.waiting and not group.running and now - group.used >= UNUSED_S:
                 group.forgotten = True
                 del self._groups[group.key]
         for batch, began in list(self._running.items()):
-            if now - began >= self.limits.timeout_s:
+            if now - began >= self._limits.timeout_s:
                 batch.give_up()

@@ -21,37 +21,39 @@ MOST_IMPATIENT = 64
 
 
 class RecentWriters:
-    """How many different writers were noted in the last one to two generations; costs one set insertion a write."""
+    """How many different writers were noted in the last one to two generations.
 
-    __slots__ = ("_began", "_now", "_past", "count")
+    ``noted``: those of this generation, which ends at ``turns_at``; to `note` one of them again changes nothing.
+    """
+
+    __slots__ = ("_past", "count", "noted", "turns_at")
 
     def __init__(self, now: float) -> None:
-        self._began = now
-        self._now: set[Hashable] = set()
+        self.turns_at = now + GENERATION_S
+        self.noted: set[Hashable] = set()
         self._past: set[Hashable] = set()
         self.count = 0
 
     def note(self, writer: Hashable, now: float) -> None:
         """``writer`` wrote at ``now`` (seconds, never decreasing)."""
-        if now - self._began >= GENERATION_S:
+        if now >= self.turns_at:
             self._turn(now)
-        if writer not in self._now:
-            self._now.add(writer)
+        if writer not in self.noted:
+            self.noted.add(writer)
             if writer not in self._past:
                 self.count += 1
 
     def forget(self, writer: Hashable) -> None:
         """``writer`` will not write any more."""
-        if writer in self._now or writer in self._past:
-            self._now.discard(writer)
+        if writer in self.noted or writer in self._past:
+            self.noted.discard(writer)
             self._past.discard(writer)
             self.count -= 1
 
     def _turn(self, now: float) -> None:
-        elapsed = now - self._began
-        self._past = self._now if elapsed < 2 * GENERATION_S else set()
-        self._now = set()
-        self._began = now
+        self._past = self.noted if now < self.turns_at + GENERATION_S else set()
+        self.noted = set()
+        self.turns_at = now + GENERATION_S
         self.count = len(self._past)
 
 

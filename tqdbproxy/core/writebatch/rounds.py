@@ -8,7 +8,7 @@ been committed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
@@ -45,10 +45,10 @@ class Batch:
         company: Company,
         executor: Executor,
         metrics: Metrics,
-        answer: Callable[[Write, Result], None],
+        answer: Callable[[Iterable[Write], Result], None],
         beginning: Beginning | None = None,
     ) -> None:
-        """``answer`` gives a write its result; ``beginning``: what the server has of the writes already."""
+        """``answer`` gives writes their result; ``beginning``: what the server has of the writes already."""
         self._writes = list(writes)
         self.company = company
         self._executor = executor
@@ -64,7 +64,7 @@ class Batch:
         if len(self._writes) == 1:
             alone = self._writes.pop()
             self._count(1, Strategy.SINGLE)
-            self._answer(alone, Alone(self.company, self._finished))
+            self._answer((alone,), Alone(self.company, self._finished))
         else:
             self._try()
         return self._finished
@@ -100,9 +100,7 @@ class Batch:
             self._leave(self._writes, None if isinstance(outcome, Failed) else Reason.NO_CONNECTION)
             self._finished.callback(None)
         else:
-            unknown = Unknown(self.company)
-            for write in self._writes:
-                self._answer(write, unknown)
+            self._answer(self._writes, Unknown(self.company))
             self._finished.callback(None)
 
     def _deliver(self, outcome: Done) -> None:
@@ -110,15 +108,14 @@ class Batch:
         self._count(len(self._writes), outcome.strategy)
         # The next batch first: the server works on it while the clients of this one are answered.
         self._finished.callback(None)
-        replied = Replied(b"", company)
-        answer = self._answer
+        if outcome.replies.count(outcome.replies[0]) == len(self._writes) and outcome.replies[0] is not None:
+            self._answer(self._writes, Replied(outcome.replies[0], company))
+            return
         for write, reply in zip(self._writes, outcome.replies, strict=True):
             if reply is None:
                 self._leave([write])
-                continue
-            if reply is not replied.reply:  # most get the same bytes
-                replied = Replied(reply, company)
-            answer(write, replied)
+            else:
+                self._answer((write,), Replied(reply, company))
 
     def _retry(self, failed: int) -> None:
         """Execute the failed member alone and the others again, as long as there are rounds and others."""
@@ -136,7 +133,7 @@ class Batch:
         company = Company(1, self.company.waited_s, Strategy.SINGLE)
         for write in writes:
             self._count(1, Strategy.SINGLE)
-            self._answer(write, Alone(company, Deferred(), reason))
+            self._answer((write,), Alone(company, Deferred(), reason))
 
     def _count(self, writes: int, strategy: Strategy) -> None:
         self._metrics.batch_methods[strategy.value] += 1

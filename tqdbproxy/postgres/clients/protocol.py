@@ -32,6 +32,7 @@ class SessionProtocol:
 
     def __init__(self, hub: Hub, transport: Any, server: ServerEnd, session: Session, refuse: Callable[..., None]):
         self._hub = hub
+        self._batches = hub.batches
         self._transport = transport
         self._server = server
         self._session = session
@@ -39,6 +40,7 @@ class SessionProtocol:
         self._forward: Callable[[bytes], None] = server.transport.write
         self._read = session.read
         self._write: Callable[[bytes], None] = transport.write
+        self._reply: Callable[[bytes], None] = transport.write_now
         self._now = hub.clock.seconds
         self._kept = b""
         self._waiting: Unit | None = None
@@ -72,6 +74,16 @@ class SessionProtocol:
         if self._waiting is not None or self._held:
             self._keep(data)
             return
+        session = self._session
+        if session.usual is not None and not self._server_gone:
+            step = session.again(data)
+            if step is not None:  # all that `_submit` does for it was done the last time
+                unit = self._waiting = step.unit
+                assert unit is not None
+                if not self._batches.submit(unit, in_company=True):
+                    self._waiting = session.usual = None
+                    self._submit(step)
+                return
         if self._kept:
             data = self._kept + data
             self._kept = b""
@@ -140,7 +152,7 @@ class SessionProtocol:
         unit.writer = self
         unit.key = step.key
         unit.window_s = step.window_s
-        finished = self._hub.batches.alone(unit)
+        finished = self._batches.alone(unit)
         if finished is not None:
             unit.counts.batched += 1
             self._forward(self._session.forward_alone(unit, NO_COMPANY))
@@ -151,7 +163,7 @@ class SessionProtocol:
             return
         self._waiting = unit
         self._kept = step.rest
-        if not self._hub.batches.submit(unit):
+        if not self._batches.submit(unit):
             self._waiting = None
             self._forward_alone(unit, None, Reason.NO_CAPACITY)
             self._resume()
@@ -161,10 +173,12 @@ class SessionProtocol:
         self._waiting = None
         if isinstance(result, Replied):
             self._session.batched(unit, result.company, self._now() - unit.arrived)
-            self._write(result.reply)
-            if not (self._kept or self._ending):
-                return
-        elif isinstance(result, Alone):
+            self._reply(result.reply)
+            if self._kept or self._ending:
+                self._resume()
+            return
+        self._session.usual = None
+        if isinstance(result, Alone):
             self._forward_alone(unit, result.company, result.reason)
             self._alone.append((self._session.sent, partial(result.finished.callback, None)))
             if self._server_gone:
@@ -286,7 +300,7 @@ class SessionProtocol:
             self._cancelled = self._cancelled or heard
             return heard
         else:
-            self._hub.batches.withdraw(self._waiting)
+            self._batches.withdraw(self._waiting)
         return succeed(None)
 
     # The client is slow to read, or has caught up: see `twisted.internet.interfaces.IPushProducer`
@@ -336,9 +350,9 @@ class SessionProtocol:
     def client_lost(self) -> None:
         """The client is gone. What it has sent is executed, as its server would have done."""
         self._client_gone = self._half_closed = self._ending = True
-        self._write = _drop
+        self._write = self._reply = _drop
         if self._key is not None:
-            self._hub.batches.forget(self._key, self)
+            self._batches.forget(self._key, self)
         if self._fetch is not None:
             self._leave()
         if self._waiting is None:

@@ -43,8 +43,11 @@ class Session(Walk):
     _again_simple = units.SimplePattern()
     """The shapes of the last units that were batched; most sessions say the same thing again and again."""
 
-    _usual: units.Pattern | units.SimplePattern | None = None
-    """What was just answered, and nothing has been said since: all that had to be looked at for it is as it was."""
+    usual: units.Pattern | units.SimplePattern | None = None
+    """The write that was answered last in a batch, or waits for that, if nothing else was said since.
+
+    All that had to be looked at for it is as it was, but for the rules.
+    """
 
     _register: Register | None = None
     """Reads that this session's like has asked, by their bytes; None until it asks one, or while it may not be told."""
@@ -53,9 +56,7 @@ class Session(Walk):
 
     def read(self, data: bytes) -> Step | None:
         """Take bytes of the client; None: all of them are to be forwarded. Raises `FramingError`."""
-        usual, self._usual = self._usual, None
-        if usual is not None and usual.match(data) and self._holds(usual):
-            return usual.step
+        self.usual = None
         if not self._skip and self._previous not in OPENING:
             if self._register is not None:
                 step = self._recall(data)
@@ -68,6 +69,19 @@ class Session(Walk):
             if step is not PASS_ON:
                 return step
         return self._walk(data)
+
+    def again(self, data: bytes) -> Step | None:
+        """The quickest way, of a write like the `usual` one; None: `read` it."""
+        usual = self.usual
+        if usual is None or usual.rules is not self._book.rules or not usual.match(data):
+            return None
+        usual.counts.queries += 1
+        return usual.step
+
+    def parameter_changed(self, name: bytes, value: bytes) -> None:
+        """See `servers.connection.Owner`."""
+        self.usual = None
+        super().parameter_changed(name, value)
 
     def _begin_again(self, data: bytes) -> Step | None:
         """The quick way of a unit that is like the last one that was batched; None: look closer."""
@@ -247,17 +261,20 @@ class Session(Walk):
         counts.latency.observe(seconds)
         if self._reads.active and unit.text.purges:
             self._scope.purge(unit.text.purges)
-        if unit.simple:
-            self.prepared.kept_back(CLOSE_UNNAMED, None)
-            again: units.SimplePattern | units.Pattern = self._again_simple
-        else:
-            again = self._again
-            if unit.parse:
-                self._kept_back(*kept_back(unit, unit.key.identity))
-        if again.ready:
-            self._usual = again
+        if self.usual is None:  # else it is as it was after the last one
+            self._used(unit)
         if unit.size > KEPT_BYTES:
             unit.become(b"", b"")
+
+    def _used(self, unit: Unit) -> None:
+        """What a batched unit has done to the unnamed statement; from now on its like is usual."""
+        again: units.SimplePattern | units.Pattern = self._again_simple if unit.simple else self._again
+        if unit.simple:
+            self.prepared.kept_back(CLOSE_UNNAMED, None)
+        elif unit.parse:
+            self._kept_back(*kept_back(unit, unit.key.identity))
+        if again.ready and not self._mute:
+            self.usual = again
 
     def unknown(self, unit: Unit) -> None:
         """It can't be known whether a unit was executed."""
@@ -338,6 +355,7 @@ class Session(Walk):
         """The client doesn't read what it is told (or does again): it isn't told more than its server could."""
         self._mute = mute
         self._register = None
+        self.usual = None
 
     def _send(self, unit: Unit) -> bytes:
         """Book-keeping for a whole unit that goes to the server; the bytes to send."""

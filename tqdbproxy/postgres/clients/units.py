@@ -19,7 +19,7 @@ from tqdbproxy.core.routing import Rules
 from tqdbproxy.core.statement import BatchKey
 from tqdbproxy.postgres.clients.prepared import Prepared, PreparedStatement
 from tqdbproxy.postgres.clients.steps import Step
-from tqdbproxy.postgres.framing import HEADER_SIZE, FramingError, end_of_frame, frames, length_at, text_at
+from tqdbproxy.postgres.framing import HEADER, HEADER_SIZE, FramingError, end_of_frame, frames, length_at, text_at
 from tqdbproxy.postgres.messages import (
     BIND,
     CLOSE,
@@ -44,6 +44,9 @@ class Shape(Enum):
     MORE = "the beginning of a unit; the rest isn't there yet"
     PIPELINE = "a unit, and then another one"
 
+
+KEPT_FRONTS = 64
+"""So many sizes of one pattern's units are remembered."""
 
 PARAMETER = struct.Struct("!I")
 COUNT = struct.Struct("!H")
@@ -179,31 +182,31 @@ class SimplePattern:
     There is one unit for all of them: it becomes the next one when its session waits for it no more.
     """
 
-    __slots__ = ("_like", "_unit", "counts", "key", "ready", "rules", "step")
+    __slots__ = ("_like", "counts", "key", "ready", "rules", "step", "unit")
 
     def __init__(self, unit: Unit | None = None) -> None:
         """``unit`` None: a pattern that nothing matches."""
-        self._unit = unit
+        self.unit = unit
         self._like = unit.text.like if unit is not None else None
         self.ready = False
 
     def batched(self, key: BatchKey, window_s: float, counts: CallerCounts, rules: Rules) -> None:
         """See `Pattern.batched`."""
         self.key, self.counts, self.rules = key, counts, rules
-        self.step = Step(unit=self._unit, key=key, window_s=window_s)
+        self.step = Step(unit=self.unit, key=key, window_s=window_s)
         self.ready = self._like is not None
 
     def match(self, data: bytes) -> bool:
         """Whether ``data`` is a unit of this pattern and nothing follows it; then the pattern's unit has become it."""
         end = len(data) - 1
-        if self._like is None or self._unit is None or end < HEADER_SIZE or data[0] != QUERY:
+        if self._like is None or self.unit is None or end < HEADER_SIZE or data[0] != QUERY:
             return False
         if length_at(data, 1)[0] != end or data[end]:
             return False
         found = self._like.fullmatch(data, HEADER_SIZE, end)
         if found is None:
             return False
-        self._unit.become(data, _tail(found.groups()))
+        self.unit.become(data, _tail(found.groups()))
         return True
 
 
@@ -218,25 +221,27 @@ class Pattern:
 
     __slots__ = (
         "_after",
+        "_apart",
         "_begin",
         "_behind",
         "_bind",
+        "_fronts",
         "_name",
         "_names",
+        "_returning",
         "_statement",
-        "_unit",
         "counts",
         "head",
         "key",
         "ready",
         "rules",
         "step",
+        "unit",
     )
 
     def __init__(self, unit: Unit | None, prepared: Prepared | None) -> None:
         """``unit`` None: a pattern that nothing matches."""
-        self._unit = unit
-        self._behind = self._bind = self._begin = 0
+        self.unit = unit
         self.head = b""
         self.ready = False
         if unit is None or prepared is None:
@@ -250,28 +255,41 @@ class Pattern:
         self._behind = len(self._after)
         self._bind = begin
         self._begin = begin + HEADER_SIZE + len(self._names)
+        self._apart = self._begin + self._behind - len(unit.sql)
+        self._fronts: dict[int, bytes] = {}
         self._name = bind.statement
+        self._returning = unit.text.returning
         self._statement = prepared.get(bind.statement)
 
     def batched(self, key: BatchKey, window_s: float, counts: CallerCounts, rules: Rules) -> None:
         """How the unit was decided about, under these rules; its like, from the same session, is decided the same."""
         self.key, self.counts, self.rules = key, counts, rules
-        self.step = Step(unit=self._unit, key=key, window_s=window_s)
+        self.step = Step(unit=self.unit, key=key, window_s=window_s)
         self.ready = True
 
     def match(self, data: bytes) -> bool:
         """Whether ``data`` is a unit of this pattern and nothing follows it; then the pattern's unit has become it."""
-        unit = self._unit
-        begin, end = self._begin, len(data) - self._behind
-        if unit is None or end < begin or data[self._bind] != BIND:
+        unit, size = self.unit, len(data)
+        if unit is None:
             return False
-        length_is_at = self._bind + 1
-        if length_at(data, length_is_at)[0] + length_is_at != end or not data.endswith(self._after):
+        front = self._fronts.get(size) or self._front(size)
+        if not (data.startswith(front) and data.endswith(self._after)):
             return False
-        if not data.startswith(self._names, length_is_at + 4) or (unit.parse and not data.startswith(self.head)):
-            return False
-        unit.become(data, data[begin:end])
-        return not unit.text.returning or _is_sound(unit)
+        unit.raw = data
+        unit.tail = data[self._begin : size - self._behind]
+        unit.size = size - self._apart
+        return not self._returning or _is_sound(unit)
+
+    def _front(self, size: int) -> bytes:
+        """How a unit of this pattern begins that has so many bytes, up to its Bind's tail."""
+        bind = size - self._behind - self._bind - 1
+        if size < self._begin + self._behind:
+            return bytes(size + 1)  # nothing of this size begins with that
+        front = b"%b%b%b" % (self.head, HEADER.pack(b"B", bind), self._names)
+        if len(self._fronts) >= KEPT_FRONTS:
+            self._fronts.clear()
+        self._fronts[size] = front
+        return front
 
     def holds(self, prepared: Prepared) -> bool:
         """Whether the statement that its units are bound to is still the same."""

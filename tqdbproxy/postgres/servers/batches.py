@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
+from operator import attrgetter
 
 from tqdbproxy.core.statement import Kind, Strategy
 from tqdbproxy.core.writebatch.types import Done, Failed, Outcome
@@ -345,9 +346,12 @@ class MergedExchange(Exchange):
             self.refused = guarded or (answer.sqlstate.startswith(SYNTAX_OR_ACCESS) and not self.stale)
             constraint = answer.sqlstate.startswith(CONSTRAINT) and len(answer.replies) < len(self._sizes)
             return Failed(blame.culprit(self._units, answer.detail) if constraint else None)
+        if len(set(map(SHAPE, self._units))) == 1:
+            return Done([self._units[0].reply(b"", b"", INSERTED_ONE)] * len(self._units), Strategy.MERGED)
         same = SameReplies()
         return Done([same.of(unit, INSERTED_ONE) for unit in self._units], Strategy.MERGED)
 
 
+SHAPE = attrgetter("shape")
 UPDATED_NONE = frame(b"C", b"UPDATE 0\0")
 INSERTED_ONE = frame(b"C", b"INSERT 0 1\0")

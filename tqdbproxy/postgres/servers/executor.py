@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, succeed
@@ -40,6 +41,7 @@ APART_S = 1.0
 KEPT_TEMPLATES = 4096
 MAX_STALE = 4
 """Attempts after which statements that go stale again and again are let be."""
+MERGEABLE = attrgetter("mergeable")
 SMALLEST_MERGE = 4
 """Fewer rows than this aren't worth a guard, which costs the server as much as three of them."""
 
@@ -247,7 +249,7 @@ class BatchExecutor:
         found = self._mergeable[template]
         if found is None or self._refused.get((identity, template), 0.0) > self._now():
             return None
-        return found if all(unit.mergeable and unit.template == template for unit in units) else None
+        return found if all(map(MERGEABLE, units)) and all(unit.template == template for unit in units) else None
 
     def _remember(self, where: dict[Hashable, Any], what: Hashable, value: object) -> None:
         if len(where) >= KEPT_TEMPLATES:
