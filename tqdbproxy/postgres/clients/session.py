@@ -26,6 +26,7 @@ from tqdbproxy.postgres.unit import Unit
 
 RECALLED = Step()
 """Taken at once, so one object serves again and again."""
+NOTHING, NOTHING_SIMPLE = units.Pattern(None, None), units.SimplePattern()
 KEPT_BYTES = 16384
 """Of a write that was executed no more than this is kept until the next one like it comes."""
 KINDS = {
@@ -39,20 +40,22 @@ KINDS = {
 class Session(Walk):
     """One client's session."""
 
-    _again = units.Pattern(None, None)
-    _again_simple = units.SimplePattern()
-    """The shapes of the last units that were batched; most sessions say the same thing again and again."""
+    __slots__ = ("_again", "_again_simple", "_mute", "_register", "_registered", "usual")
 
-    usual: units.Pattern | units.SimplePattern | None = None
-    """The write that was answered last in a batch, or waits for that, if nothing else was said since.
+    def _start(self) -> None:
+        super()._start()
+        self._again = NOTHING
+        self._again_simple = NOTHING_SIMPLE
+        """The shapes of the last units that were batched; most sessions say the same thing again and again."""
+        self.usual: units.Pattern | units.SimplePattern | None = None
+        """The write that was answered last in a batch, or waits for that, if nothing else was said since.
 
-    All that had to be looked at for it is as it was, but for the rules.
-    """
-
-    _register: Register | None = None
-    """Reads that this session's like has asked, by their bytes; None until it asks one, or while it may not be told."""
-    _registered: Identity | None = None
-    _mute = False
+        All that had to be looked at for it is as it was, but for the rules.
+        """
+        self._register: Register | None = None
+        """Reads that this session's like has asked, by their bytes; None: it has asked none, or may not be told."""
+        self._registered: Identity | None = None
+        self._mute = False
 
     def read(self, data: bytes) -> Step | None:
         """Take bytes of the client; None: all of them are to be forwarded. Raises `FramingError`."""

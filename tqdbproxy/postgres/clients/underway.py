@@ -50,6 +50,40 @@ class UnderWay:
     ``inject`` when the proxy adds messages of its own to what is forwarded, with the number of their replies.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_book",
+        "_changes",
+        "_committing",
+        "_effects",
+        "_forget",
+        "_forwarded",
+        "_from_memory",
+        "_from_memory_stale",
+        "_inject",
+        "_last",
+        "_last_query",
+        "_now",
+        "_previous",
+        "_reads",
+        "_retire",
+        "_scope",
+        "_shard",
+        "_skip",
+        "_tally",
+        "_texts",
+        "_timed",
+        "changing",
+        "done",
+        "history",
+        "prepared",
+        "sent",
+        "status",
+        "tracked",
+        "view",
+    )
+    """A session has so many attributes that Python would make it a dict of its own, which is slower, and large."""
+
     def __init__(
         self,
         history: History,
@@ -72,6 +106,14 @@ class UnderWay:
         self._inject = inject
         self._reads = reads
         self._scope = reads.cache.scope(history.group, history.database)
+        self._shard = history.group
+        self._forwarded = Status(history.group, "primary")
+        self._from_memory = Status(history.group, "cache")
+        self._from_memory_stale = Status(history.group, "cache (stale)")
+        self._start()
+
+    def _start(self) -> None:
+        """Nothing was said yet."""
         self.prepared = Prepared()
         self.changing = Changing()
         self.view = LocalView()
@@ -91,11 +133,7 @@ class UnderWay:
         """What answers depend on that has been changed, and is to be purged when it is committed; by whom last."""
         self._committing = 0
         """The last unit that may have committed something although it leaves a transaction open."""
-        self._shard = history.group
-        self._forwarded = Status(history.group, "primary")
-        self._from_memory = Status(history.group, "cache")
-        self._from_memory_stale = Status(history.group, "cache (stale)")
-        self._last: Status | Company = Status(history.group)
+        self._last: Status | Company = Status(self._shard)
 
     def last(self) -> Status:
         """How the last statement was executed."""

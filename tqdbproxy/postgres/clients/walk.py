@@ -50,10 +50,14 @@ NEUTRAL = frozenset({FLUSH, COPY_DATA, COPY_DONE, COPY_FAIL})
 class Walk(UnderWay):
     """A session's forward lane."""
 
-    _bound_hinted = False
-    """The statement that was bound last has hints: its execution is counted."""
-    _executing = 0
-    """The unit to which the last Execute belongs."""
+    __slots__ = ("_bound_hinted", "_executing")
+
+    def _start(self) -> None:
+        super()._start()
+        self._bound_hinted = False
+        """The statement that was bound last has hints: its execution is counted."""
+        self._executing = 0
+        """The unit to which the last Execute belongs."""
 
     def _walk(self, data: bytes) -> Step | None:
         """The forward lane: one walk over the headers."""
