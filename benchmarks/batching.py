@@ -1,4 +1,4 @@
-"""P1 to P4, C, E: writes that carry a batch hint, beside the same writes sent directly.
+"""P0 to P4, C, E: writes that carry a batch hint, beside the same writes sent directly.
 
 The law of this module: only writes through the proxy carry the hint; all else is alike.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from benchmarks import loads
 from benchmarks.goals import Benchmark, Goal, Sample
 from benchmarks.loads import Timed
-from benchmarks.peers import Ground
+from benchmarks.peers import Ground, bare_loop
 from benchmarks.violations import Violations, run_violations
 from tqdbproxy.bench import BenchError, Load, mean_batch, read_metrics
 
@@ -56,6 +56,20 @@ def _measure_p2_one(ground: Ground) -> Sample:
 
 def _measure_p3(ground: Ground) -> Sample:
     return _against_direct(ground, "simple", CLIENTS_MANY, loads.PLAIN, "ratio")
+
+
+def _measure_bare(ground: Ground) -> Sample:
+    """What batching brings here at most: a loop that knows the statement by heart, in the proxy's place."""
+    figures: dict[str, float] = {}
+    facts: dict[str, float] = {}
+    for clients in (CLIENTS_MANY, CLIENTS_SOME, 1):
+        with bare_loop(ground.direct.address, clients) as loop:
+            load = Load(loads.insert(loads.PLAIN, hint=False), "prepared", clients, ground.seconds)
+            for peer in (ground.direct, loop):
+                loads.empty(ground, loads.PLAIN)
+                facts |= loads.facts_of(peer, loads.timed(ground, peer, load), f"{clients}")
+        figures[str(clients)] = facts[f"{clients} {loop.name} tps"] / facts[f"{clients} direct tps"]
+    return Sample(figures, facts)
 
 
 def _measure_p4(ground: Ground) -> Sample:
@@ -115,6 +129,12 @@ BENCHMARKS = (
     Benchmark("P1k", "the same into a table with a primary key", _ratio("throughput", None), _measure_p1_keyed),
     Benchmark("P2", "prepared INSERT, batch:10, 10 clients", _ratio("throughput", 2.0), _measure_p2_ten),
     Benchmark("P2one", "prepared INSERT, batch:10, 1 client", _ratio("throughput", 0.9), _measure_p2_one),
+    Benchmark(
+        "P0",
+        "P1 and P2 by a loop that knows the statement by heart",
+        tuple(Goal(str(clients), f"clients: {clients}", "x direct") for clients in (CLIENTS_MANY, CLIENTS_SOME, 1)),
+        _measure_bare,
+    ),
     Benchmark("P3", "simple INSERT with constants, batch:10, 100 clients", _ratio("throughput", 3.5), _measure_p3),
     Benchmark(
         "P4",

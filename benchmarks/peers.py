@@ -9,6 +9,7 @@ import argparse
 import os
 import pwd
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -114,6 +115,20 @@ def _pgbouncer(server: Address) -> Iterator[Peer]:
         command = [program, "-q", *_another_user(), str(folder / "pgbouncer.ini")]
         with child("pgbouncer", command, port, folder) as process:
             yield Peer("pgbouncer", replace(server, host=LOOPBACK, port=port), process.pid)
+
+
+@contextmanager
+def bare_loop(server: Address, clients: int) -> Iterator[Peer]:
+    """See `bare`; for so many clients."""
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.bare", str(port), server.host, str(server.port), str(clients)]
+    root = str(Path(__file__).parent.parent)
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    with (
+        tempfile.TemporaryDirectory(prefix="tqdb-bare-") as name,
+        child("bare", [*command, server.user, server.database], port, Path(name), PYTHONPATH=path) as process,
+    ):
+        yield Peer("bare", replace(server, host=LOOPBACK, port=port), process.pid)
 
 
 def _pgbouncer_config(server: Address, port: int) -> str:

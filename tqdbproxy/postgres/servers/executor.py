@@ -249,7 +249,8 @@ class BatchExecutor:
         found = self._mergeable[template]
         if found is None or self._refused.get((identity, template), 0.0) > self._now():
             return None
-        return found if all(map(MERGEABLE, units)) and all(unit.template == template for unit in units) else None
+        alike = units[0].key.template == template or all(unit.template == template for unit in units)
+        return found if alike and all(map(MERGEABLE, units)) else None
 
     def _remember(self, where: dict[Hashable, Any], what: Hashable, value: object) -> None:
         if len(where) >= KEPT_TEMPLATES:
