@@ -93,8 +93,9 @@ class Bench:
         return [query(m.query(text), self.texts.look(text.encode())) for text in hinted]
 
     def group(self, units: Sequence[Unit], identity: Identity = HERE, key: Hashable = None) -> Sequence[Unit]:
-        """Writes of one group. ``key``: of their group, if that isn't their template."""
+        """Writes of one group. ``key``: of their group, if that isn't the template that they all have."""
         for unit in units:
+            assert key is not None or unit.template == units[0].template
             unit.server = self.connection
             unit.key = BatchKey(identity, key or units[0].template)
         return units
@@ -255,17 +256,17 @@ def test_a_real_error_among_statements_of_which_some_are_old() -> None:
     one, other, bad = (bench.unit("1", f"insert into {name} values ($1)") for name in ("one", "other", "bad"))
     real = m.error("42804") + m.ready()
     bench.run([one, one], parsed(1) + done(2) + m.ready())
-    assert bench.run([one, other, bad], done(1) + parsed(1) + done(1) + real) == Failed(2)
+    assert bench.run([one, other, bad], done(1) + parsed(1) + done(1) + real, key="k") == Failed(2)
     assert bench.connection.said == ["PBEBES", "BEPBEPBES"]
 
 
 def test_what_goes_stale_again_and_again_is_let_be() -> None:
     bench = Bench()
     one, other = (bench.unit("1", f"insert into {name} values ($1)") for name in ("one", "other"))
-    bench.run([one, other], (parsed(1) + done(1)) * 2 + m.ready())
+    bench.run([one, other], (parsed(1) + done(1)) * 2 + m.ready(), key="k")
     stale = m.error("26000") + m.ready()
     lost = [stale, parsed(1) + done(1) + parsed(1) + stale]
-    assert bench.run([one, other], *lost) == Failed(1)
+    assert bench.run([one, other], *lost, key="k") == Failed(1)
     assert MAX_STALE > 1
 
 
