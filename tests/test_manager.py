@@ -12,7 +12,7 @@ from tests.rigs import IDENTITY, Rig, rig
 from tqdbproxy.core.statement import BatchKey
 from tqdbproxy.core.writebatch.group import Group
 from tqdbproxy.core.writebatch.manager import SWEEP_S, UNUSED_S, Manager
-from tqdbproxy.core.writebatch.policy import GRACE_S
+from tqdbproxy.core.writebatch.policy import GRACE_S, MOST_IMPATIENT
 from tqdbproxy.core.writebatch.types import (
     Alone,
     Expired,
@@ -227,17 +227,17 @@ def test_what_is_not_looked_at_changes_nothing(life: int) -> None:
     careful.manager.start()
     rigs = (it, careful)
     for number in range(400):
-        what, ms = chance.random(), chance.choice([5, 5, 5, 1])
-        writer = chance.randrange(12 if number < 200 else 6)  # half of them are never heard of again
+        what, ms, key = chance.random(), chance.choice([5, 5, 5, 1]), chance.choice("aae")
+        writer = 1 + chance.randrange(12 if number < 200 else 6)  # half of them are never heard of again
         for each in rigs:
             if what < 0.6:
-                each.write(f"{chance_key(number)}{number}", ms=ms, size=1 + writer % 3, writer=writer)
+                each.write(f"{key}{number}", ms=ms, size=1 + writer % 3, writer=writer)
             elif what < 0.8:
                 each.clock.advance(ms / 8000)
             elif what < 0.9:
                 each.everything_ends()
             elif what < 0.92:
-                each.manager.forget(BatchKey(IDENTITY, "a"), writer)
+                each.manager.forget(BatchKey(IDENTITY, key), writer)
             elif what < 0.94:
                 each.manager.limits = replace(limits, max_batch_size=3 + writer, max_batch_bytes=20 + writer)
             elif what < 0.96:
@@ -250,9 +250,21 @@ def test_what_is_not_looked_at_changes_nothing(life: int) -> None:
     assert it.kinds() == careful.kinds()
 
 
-def chance_key(number: int) -> str:
-    """One in four belongs to another group, whose batches may begin early."""
-    return "e" if number % 4 == 0 else "a"
+def test_who_leaves_makes_fewer_than_it_would_begin_with_complete() -> None:
+    it = Rig(Limits(quorum=0.5))
+    crowd = [f"e{number}" for number in range(40)]
+    for _ in range(2 * MOST_IMPATIENT):  # until it is known that all come
+        it.write(*crowd)
+        for _ in range(2):
+            it.clock.advance(GRACE_S)
+            it.everything_ends()
+    began = len(it.server.got)
+    it.write(*crowd[:20])
+    for name in crowd[24:]:
+        it.manager.forget(BatchKey(IDENTITY, "e"), name)
+    assert len(it.server.got) == began
+    it.write(*crowd[20:24])
+    assert it.server.got[began:] == [" ".join(crowd[:24])]
 
 
 def test_those_who_wrote_long_ago_are_waited_for_no_more() -> None:

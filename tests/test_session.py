@@ -14,7 +14,7 @@ from tqdbproxy.core.routing import Rules
 from tqdbproxy.core.statement import Kind
 from tqdbproxy.postgres.clients.session import KEPT_BYTES
 from tqdbproxy.postgres.clients.steps import Step
-from tqdbproxy.postgres.clients.units import Pattern, SimplePattern
+from tqdbproxy.postgres.clients.units import KEPT_FRONTS, Pattern, SimplePattern
 from tqdbproxy.postgres.clients.walk import INSPECTED
 from tqdbproxy.postgres.framing import FramingError
 
@@ -320,6 +320,17 @@ def test_the_quick_way_of_values_of_other_sizes(value: bytes) -> None:
         each.batches(m.unit(WRITE, b"1"))
         each.batches(m.unit(WRITE, b"1234567"))
     assert taken(quick, m.unit(WRITE, value)) == taken(slow(careful), m.unit(WRITE, value))
+
+
+def test_what_is_kept_of_sizes_is_small_whatever_the_text_and_the_names(talk: Talk) -> None:
+    long = f"{WRITE[:-1]}, {'9' * 10000})"
+    for size in range(200):
+        talk.batches(m.unit(long, b"x" * size))
+    fronts = talk.session._again._fronts
+    assert 0 < len(fronts) <= KEPT_FRONTS
+    assert max(map(len, fronts.values())) < 100
+    talk.batches(m.parse(long) + m.bind(b"1", portal="p" * 10000) + m.execute(portal="p" * 10000) + m.SYNC)
+    assert talk.session._again._fronts == {}
 
 
 def test_the_quick_way_is_taken_once_nothing_else_has_been_said(talk: Talk) -> None:

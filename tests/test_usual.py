@@ -85,6 +85,28 @@ def test_a_setting_that_the_server_changes_by_itself() -> None:
     assert len({group.key.identity for group in world.batches.groups()}) == 2
 
 
+def test_a_setting_that_changes_while_a_write_waits() -> None:
+    world = World(KEPT)
+    clients = [session(world) for _ in range(3)]
+    for number, client in enumerate(clients):
+        client.sends(write(f"first {number}"))
+    world.settle()
+    clients[0].answers(m.parameter_status("TimeZone", "CET"))
+    world.pass_time(WINDOW_S)
+    assert [client.hears() for client in clients] == [REPLY] * 3
+    assert together(world, clients, "second") == [REPLY] * 3
+    assert len({group.key.identity for group in world.batches.groups()}) == 2
+
+
+def test_a_setting_that_changes_with_the_batch() -> None:
+    world = scripted()
+    one, other = two(world)
+    one.answers(m.parameter_status("TimeZone", "CET"), ANSWER)
+    one.says(write("3"))
+    other.says(write("4"))
+    assert len({group.key.identity for group in world.batches.groups() if group.waiting}) == 2
+
+
 def test_rules_that_change() -> None:
     world = World(KEPT)
     clients = crowd(world)

@@ -51,7 +51,7 @@ class Group:
         self.look_at = 0
         """So many must wait for anything to come of another one, if its window doesn't end before ``until``; 0: look.
 
-        Whatever changes what waits or runs, but for a write that is added, sets it to 0.
+        It is 0 while nothing waits, and after all that could make less be enough.
         """
         self.until = 0.0
         self.patience = Patience()

@@ -199,10 +199,8 @@ class Manager:
         group.look_at = limits.max_batch_size
         if group.running or not limits.quorum:
             return
-        if group.grace is None:
-            enough = ceil(limits.quorum * group.recent.count)
-        else:
-            enough = group.recent.count if group.begins_at is None else group.begins_at
+        recent = group.recent.count
+        enough = ceil(limits.quorum * recent) if group.grace is None else min(recent, group.begins_at or recent)
         group.look_at = min(enough, limits.max_batch_size)
 
     def _has_quorum(self, group: Group) -> bool:

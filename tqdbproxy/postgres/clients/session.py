@@ -276,7 +276,7 @@ class Session(Walk):
             self.prepared.kept_back(CLOSE_UNNAMED, None)
         elif unit.parse:
             self._kept_back(*kept_back(unit, unit.key.identity))
-        if again.ready and not self._mute:
+        if again.ready and not self._mute and again.key.identity is self.history.identity:
             self.usual = again
 
     def unknown(self, unit: Unit) -> None:

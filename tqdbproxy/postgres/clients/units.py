@@ -45,8 +45,8 @@ class Shape(Enum):
     PIPELINE = "a unit, and then another one"
 
 
-KEPT_FRONTS = 64
-"""So many sizes of one pattern's units are remembered."""
+KEPT_FRONTS, LARGEST_FRONT = 64, 128
+"""So many sizes of one pattern's units are remembered, if its names are as short as names are."""
 
 PARAMETER = struct.Struct("!I")
 COUNT = struct.Struct("!H")
@@ -273,7 +273,9 @@ class Pattern:
         if unit is None:
             return False
         front = self._fronts.get(size) or self._front(size)
-        if not (data.startswith(front) and data.endswith(self._after)):
+        if not (data.startswith(front, self._bind) and data.endswith(self._after)):
+            return False
+        if self._bind and not data.startswith(self.head):
             return False
         unit.raw = data
         unit.tail = data[self._begin : size - self._behind]
@@ -281,14 +283,14 @@ class Pattern:
         return not self._returning or _is_sound(unit)
 
     def _front(self, size: int) -> bytes:
-        """How a unit of this pattern begins that has so many bytes, up to its Bind's tail."""
-        bind = size - self._behind - self._bind - 1
+        """How the Bind begins, up to its tail, of a unit of this pattern that has so many bytes."""
         if size < self._begin + self._behind:
             return bytes(size + 1)  # nothing of this size begins with that
-        front = b"%b%b%b" % (self.head, HEADER.pack(b"B", bind), self._names)
-        if len(self._fronts) >= KEPT_FRONTS:
-            self._fronts.clear()
-        self._fronts[size] = front
+        front = HEADER.pack(b"B", size - self._behind - self._bind - 1) + self._names
+        if len(front) <= LARGEST_FRONT:
+            if len(self._fronts) >= KEPT_FRONTS:
+                self._fronts.clear()
+            self._fronts[size] = front
         return front
 
     def holds(self, prepared: Prepared) -> bool:
