@@ -25,6 +25,7 @@ def main() -> int:
     parser.add_argument("--excused", default="", help="comma-separated SQLSTATEs that any write may fail with")
     parser.add_argument("--config", default="", help="the proxy's configuration file")
     parser.add_argument("--no-hints", action="store_true")
+    parser.add_argument("--in-step", action="store_true", help="all clients say the same")
     given = parser.parse_args()
     plan = Plan(
         given.writes,
@@ -34,6 +35,7 @@ def main() -> int:
         [name for name in given.faults.split(",") if name],
         Path(given.config).read_text() if given.config else "",
         "" if given.no_hints else "batch",
+        given.in_step,
     )
     with tempfile.TemporaryDirectory() as folder:
         report = run(plan, Path(folder))

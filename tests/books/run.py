@@ -20,7 +20,7 @@ from tests.books.audit import audit
 from tests.books.clients import Client, Habits
 from tests.books.kinds import Desk
 from tests.books.ledger import Ledger, Outcome
-from tests.books.program import Program
+from tests.books.program import InStep, Program
 from tests.books.site import DATABASE, Site
 
 USERS = ("hasty", "picky", *("postgres",) * 14)
@@ -32,7 +32,7 @@ PATIENCE_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run does. ``faults``: names of `faults.FAULTS`, in their order."""
+    """What a run does. ``faults``: names of `faults.FAULTS`, in their order; ``in_step``: see `program.InStep`."""
 
     writes: int = 20_000
     clients: int = 64
@@ -41,6 +41,7 @@ class Plan:
     faults: Sequence[str] = ()
     config: str = ""
     hint: str = "batch"
+    in_step: bool = False
 
 
 @dataclass
@@ -94,7 +95,7 @@ def run(plan: Plan, folder: Path) -> Report:
 async def _write(plan: Plan, site: Site, ledger: Ledger) -> None:
     chance = Random(plan.seed)
     desk = Desk(ledger, chance, USERS)
-    program = Program(desk, plan.hint)
+    program = (InStep if plan.in_step else Program)(desk, plan.hint)
     clients = [
         Client(
             number,

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.timeout(400)
 WRITES = {
     "errors": 100_000,
     "servers": 60_000,
+    "in step": 40_000,
     "proxies": 30_000,
     "adaptive": 15_000,
     "cramped": 12_000,
@@ -34,6 +35,7 @@ EAGER = "[write_batch]\nearly_start = 2\n"
 CONFIGS = {
     "errors": EAGER,
     "servers": EAGER,
+    "in step": EAGER,
     "network": EAGER,
     "adaptive": "[write_batch]\nmode = adaptive\nwrite_threshold = 500\nmetrics_interval = 0.2\n",
     "cramped": "[write_batch]\nmax_pending = 10\nmax_batch_size = 6\nearly_quorum = off\n",
@@ -43,7 +45,10 @@ CONFIGS = {
 
 def books(folder: Path, name: str, faults: Sequence[str] = (), habits: Habits = RUDE, hint: str = "batch") -> Report:
     """The report of a run in which all was as it must be."""
-    report = run(Plan(WRITES[name], 64, SEED, habits, faults, CONFIGS.get(name, ""), hint), folder)
+    in_step = name == "in step"
+    clients = 8 if in_step else 64
+    plan = Plan(WRITES[name], clients, SEED, habits, faults, CONFIGS.get(name, ""), hint, in_step=in_step)
+    report = run(plan, folder)
     assert not report.problems, report.text()
     assert len(report.ledger.entries) >= WRITES[name]
     assert report.counts["batched"] > WRITES[name] / 10, report.text()
@@ -66,6 +71,13 @@ def test_errors_and_rude_clients(tmp_path: Path) -> None:
 def test_servers_that_end(tmp_path: Path) -> None:
     report = books(tmp_path, "servers", SERVER_FAULTS)
     assert {"08007", "57P01"} <= set(report.ledger.sqlstates())
+
+
+def test_clients_in_step(tmp_path: Path) -> None:
+    """The server begins with most batches before they are complete, and is ended in the middle of that, too."""
+    habits = Habits(cancels=0.002, vanishes=0.001, is_cut=0.001)
+    report = books(tmp_path, "in step", ("terminate", "kill", "terminate", "cut", "terminate", "immediate"), habits)
+    assert report.counts["batch_begun"] > 300, report.text()
 
 
 def test_proxies_that_end(tmp_path: Path) -> None:
