@@ -23,11 +23,16 @@ def crowd(world: World, size: int = 3) -> list[Client]:
     return clients
 
 
-def together(world: World, clients: list[Client], value: str) -> list[bytes]:
-    """All write at once; what each of them hears."""
+def all_write(world: World, clients: list[Client], value: str) -> None:
+    """At once, and nobody is answered yet."""
     for number, client in enumerate(clients):
         client.sends(write(f"{value} {number}"))
     world.settle()
+
+
+def together(world: World, clients: list[Client], value: str) -> list[bytes]:
+    """All write at once; what each of them hears."""
+    all_write(world, clients, value)
     world.pass_time(WINDOW_S)
     return [client.hears() for client in clients]
 
@@ -88,9 +93,7 @@ def test_a_setting_that_the_server_changes_by_itself() -> None:
 def test_a_setting_that_changes_while_a_write_waits() -> None:
     world = World(KEPT)
     clients = [session(world) for _ in range(3)]
-    for number, client in enumerate(clients):
-        client.sends(write(f"first {number}"))
-    world.settle()
+    all_write(world, clients, "first")
     clients[0].answers(m.parameter_status("TimeZone", "CET"))
     world.pass_time(WINDOW_S)
     assert [client.hears() for client in clients] == [REPLY] * 3
@@ -138,9 +141,7 @@ def test_who_stops_reading_while_it_waits() -> None:
     world = World(KEPT)
     clients = crowd(world)
     before = batched(world)
-    for number, client in enumerate(clients):
-        client.sends(write(f"second {number}"))
-    world.settle()
+    all_write(world, clients, "second")
     slow = clients[1].transport.producer
     slow.pauseProducing()
     world.pass_time(WINDOW_S)
@@ -159,9 +160,7 @@ def test_a_server_that_is_lost_while_its_session_waits() -> None:
     world = World(Limits(quorum=None, max_batch_size=3))
     clients = crowd(world)
     late = session(world)
-    for number, client in enumerate(clients[:2]):
-        client.sends(write(f"second {number}"))
-    world.settle()
+    all_write(world, clients[:2], "second")
     clients[1].sends(write("never"))
     world.settle()
     assert clients[1].wire is not None
@@ -178,9 +177,7 @@ def test_a_server_that_is_lost_while_its_session_waits() -> None:
 def test_a_write_that_is_taken_back_and_the_next_one() -> None:
     world = World(KEPT)
     clients = crowd(world)
-    for number, client in enumerate(clients):
-        client.sends(write(f"second {number}"))
-    world.settle()
+    all_write(world, clients, "second")
     (group,) = world.batches.groups()
     world.batches.withdraw(group.waiting[1])
     world.pass_time(WINDOW_S)

@@ -277,7 +277,7 @@ class Pattern:
             return False
         if self._bind and not data.startswith(self.head):
             return False
-        unit.raw = data
+        unit.raw = data  # what `Unit.become` does, without the call
         unit.tail = data[self._begin : size - self._behind]
         unit.size = size - self._apart
         return not self._returning or _is_sound(unit)
