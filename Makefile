@@ -57,6 +57,6 @@ $(VENV)/installed-%: setup.cfg pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-system build dist *.egg-info docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	rm -f twisted/plugins/dropin.cache
 	find tqdbproxy twisted tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -23,7 +23,7 @@ _MAX_DIGITS = 30
 
 _DECIMAL = re.compile(rb"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 # Whose backslashes mean the same whatever backslash_quote says, and can't be the second byte of a character.
-_SIMPLE_ESCAPES = re.compile(rb"'(?:[^'\\\x80-\xff]++|''|[\x80-\xff](?!\\)|\\[\\nrtbf])*+'")
+_SIMPLE_ESCAPES = re.compile(rb"(?!.*[\x80-\xff]\\)'(?:[^'\\]++|''|\\[\\nrtbf])*+'", re.DOTALL)
 _ESCAPE = re.compile(rb"\\(.)")
 _ESCAPED = {b"\\": b"\\", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"b": b"\b", b"f": b"\f"}
 # A letter before the quote is a prefix (or, in "LIKE'x'", isn't); "&" may be that of U&''.

@@ -14,10 +14,13 @@ BLANKS = b" \t\n\r\f\v"
 
 # What may stand inside a name: a digit or dollar after one of these begins no number and no dollar quote.
 _W = rb"A-Za-z0-9_$\x80-\xff"
-_NUMBER = rb"(?:[eE][+-](?=[0-9])|[." + _W + rb"])*+"
-_PLAIN = rb"[^']*+'(?:'[^']*+')*+"
+_NUMBER = rb"(?:[eE][+-][0-9]|[." + _W + rb"])*+"
+# (What is repeated possessively has nothing in it that can fail behind another repetition or a look-ahead. Before
+# CPython 3.11.5, and Debian 12 has 3.11.2, the text over which such an attempt has walked is gone: gh-106052.)
+_PLAIN = rb"(?:[^']++|'')*+'"
+_QUOTED = rb'(?:[^"]++|"")*+"'
 # Adjacent literals, with a line break between them, are one; the second has no E of its own and still knows escapes.
-_ESCAPED = rb"(?:[^'\\]++|\\.|'')*+'(?:[ \t\f\v]*+[\n\r]\s*+'(?:[^'\\]++|\\.|'')*+')*+"
+_ESCAPED = rb"(?:[^'\\]++|\\.|'')*+'(?:[ \t\f\v]*+[\n\r]\s*+'(?:[^'\\]++|\\.|'')*+')*"
 
 # One group and a first-character class, so that re.split does the walk in C: gap, atom, gap, atom, ..., gap.
 # An atom that is only "'", '"', "/*" or "$" is trouble: unterminated, a nested comment or a dollar quote.
@@ -25,9 +28,9 @@ _ATOM = re.compile(
     rb"""(['"/$.0-9-](?:"""
     rb"(?<=')(?:(?<=[eE]')(?<![" + _W + rb"][eE]')(?:" + _ESCAPED + rb"|)"
     rb"|(?:(?<![eE]')|(?<=[" + _W + rb"][eE]'))(?:" + _PLAIN + rb"|))"
-    rb"|(?<=[0-9])(?<![" + _W + rb"][0-9])" + _NUMBER + rb"""|(?<=")(?:[^"]*+"(?:"[^"]*+")*+|)"""
+    rb"|(?<=[0-9])(?<![" + _W + rb"][0-9])" + _NUMBER + rb"""|(?<=")(?:""" + _QUOTED + rb"|)"
     rb"|(?<=-)-[^\n\r]*+"
-    rb"|(?<=/)\*(?:(?:[^*/]++|\*(?!/)|/(?!\*))*+\*/|)"
+    rb"|(?<=/)\*(?:(?:[^*/]++|\*(?!/)|/(?!\*))*\*/|)"
     rb"|(?<=\$)(?<![" + _W + rb"]\$)(?=(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*+)?\$)"
     rb"|(?<=\.)(?<![" + _W + rb"]\.)[0-9]" + _NUMBER + rb"))",
     re.DOTALL,
