@@ -6,12 +6,13 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import ceil
 
 import pytest
 import uvloop
 from twisted.internet.protocol import Protocol
 
-from tqdbproxy.transport import Wire
+from tqdbproxy.transport import Loop, Wire
 
 LARGE = bytes(range(256)) * 40_000
 """Ten million bytes: more than a socket takes at once."""
@@ -82,3 +83,16 @@ def test_to_somebody_who_has_gone() -> None:
         loop.run_until_complete(asyncio.sleep(0.01))
         assert len(lost) == 1
         wire.write_now(b"y")
+
+
+@pytest.mark.parametrize("delay_s", [0.0001, 0.0004, 0.001, 0.0014, 0.0016])
+def test_a_timer_is_not_early_and_not_a_millisecond_late_for_nothing(delay_s: float) -> None:
+    loop = Loop()
+    called = loop.create_future()
+    begin = loop.time()
+    handle = loop.call_at(begin + delay_s, lambda: called.set_result(loop.time()))
+    try:
+        assert loop.run_until_complete(called) >= begin + delay_s - 1e-6
+        assert handle.when() <= begin + ceil(delay_s * 1000) / 1000 + 1e-6
+    finally:
+        loop.close()

@@ -15,7 +15,9 @@ import ssl
 import struct
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any, cast
+from contextvars import Context
+from math import ceil
+from typing import Any, TypeVarTuple, cast
 
 import uvloop
 from twisted.internet import asyncioreactor, error
@@ -33,6 +35,7 @@ from tqdbproxy.sockets import bind_tcp, bind_unix
 log = logger(__name__)
 
 Address = TcpAddress | UnixAddress
+Arguments = TypeVarTuple("Arguments")
 
 HIGH_WATER = 256 * 1024
 """Bytes queued for a slow reader before its peer's reading is paused."""
@@ -46,6 +49,25 @@ CREDENTIALS = struct.Struct("3i")
 """Linux' ``struct ucred``: process, user, group."""
 
 
+TIMER_TOLERANCE_MS = 0.001
+"""A sum of times is as inexact as floating-point numbers are; that alone is no reason to wait a millisecond longer."""
+
+
+class Loop(uvloop.Loop):
+    """uvloop's event loop, with timers that aren't early.
+
+    uvloop rounds to the nearest millisecond. Woken too early, Twisted's reactor asks to be woken again after the rest,
+    which is rounded to nothing: it would do little else until the time has come.
+    """
+
+    def call_at(
+        self, when: float, callback: Callable[[*Arguments], object], *args: *Arguments, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """See `asyncio.loop.call_at`."""
+        delay_ms = ceil((when - self.time()) * 1000 - TIMER_TOLERANCE_MS)
+        return self.call_later(delay_ms / 1000, callback, *args, context=context)
+
+
 def install_reactor() -> None:
     """Install Twisted's asyncio reactor on a uvloop loop, unless a fitting reactor is installed already.
 
@@ -53,7 +75,7 @@ def install_reactor() -> None:
     """
     installed = sys.modules.get("twisted.internet.reactor")
     if installed is None:
-        loop = uvloop.new_event_loop()
+        loop = Loop()
         loop.set_exception_handler(_log_loop_error)
         asyncioreactor.install(loop)
     elif not isinstance(installed, asyncioreactor.AsyncioSelectorReactor):
@@ -75,10 +97,23 @@ class Wire(asyncio.Protocol):
     ``write`` and ``data_received`` are bound to the other side's methods, so that the hot path has no frame of ours.
     """
 
-    disconnecting = False
+    __slots__ = (
+        "__weakref__",
+        "_descriptor",
+        "_inner",
+        "_lost",
+        "_producer",
+        "_tls",
+        "data_received",
+        "disconnecting",
+        "protocol",
+        "write",
+    )
+
     write: Callable[[bytes], None]
 
     def __init__(self, protocol: Protocol) -> None:
+        self.disconnecting = False
         self.protocol = protocol
         self.data_received = protocol.dataReceived  # type: ignore[method-assign]
         self._producer: IPushProducer | None = None
