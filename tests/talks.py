@@ -53,7 +53,8 @@ class Talk:
     def read(self, *data: bytes) -> Step | None:
         """As its protocol does."""
         said = b"".join(data)
-        return self.session.again(said) or self.session.read(said)
+        usual = self.session.usual
+        return usual.step if usual and usual.again(said) else self.session.read(said)
 
     def forwards(self, *data: bytes) -> None:
         """All of it is forwarded as it came."""

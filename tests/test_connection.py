@@ -12,8 +12,12 @@ from tests.owners import HELLO, Session, results
 from tests.peers import login
 from tests.test_batches import member, unit
 from tqdbproxy.core.writebatch.types import Done, Failed, Lost
+from tqdbproxy.postgres.servers import pool as servers_pool
 from tqdbproxy.postgres.servers.batches import PreparedExchange
-from tqdbproxy.postgres.servers.pool import lend
+from tqdbproxy.postgres.servers.pool import Pool
+from tqdbproxy.postgres.unit import NO_KEY, Unit
+
+KEY, OTHER_KEY = NO_KEY, NO_KEY._replace(template="another")
 
 # The forward lane
 
@@ -257,16 +261,46 @@ def test_a_connection_whose_client_does_not_read_is_not_lent() -> None:
     assert it.connection.lendable
 
 
-def test_the_connection_that_has_most_statements_is_lent() -> None:
-    sessions = [Session() for _ in range(3)]
+def lent(size: int = 3) -> tuple[list[Session], list[Unit]]:
+    """Sessions, and a write of each."""
+    sessions = [Session() for _ in range(size)]
     units = [unit(b"1") for _ in sessions]
     for one, it in zip(units, sessions, strict=True):
         one.server = it.connection
-    assert lend(units) is sessions[0].connection
+    return sessions, units
+
+
+def test_the_connection_that_has_most_statements_is_lent() -> None:
+    sessions, units = lent()
+    assert Pool().lend(KEY, units) is sessions[0].connection
     sessions[1].connection.statements.add("x", b"_tqdb_1")
-    assert lend(units) is sessions[1].connection
+    assert Pool().lend(KEY, units) is sessions[1].connection
     sessions[1].wire.lose()
-    assert lend(units) is sessions[0].connection
+    assert Pool().lend(KEY, units) is sessions[0].connection
     for it in sessions[::2]:
         it.wire.lose()
-    assert lend(units) is None
+    assert Pool().lend(KEY, units) is None
+
+
+def test_the_connection_that_was_lent_last_is_lent_again_if_it_can_be() -> None:
+    sessions, units = lent()
+    pool = Pool()
+    assert pool.lend(KEY, units[1:]) is sessions[1].connection
+    sessions[0].connection.statements.add("x", b"_tqdb_1")
+    assert pool.lend(KEY, units) is sessions[1].connection
+    assert pool.lend(OTHER_KEY, units) is sessions[0].connection
+    assert pool.lend(KEY, units[2:]) is sessions[2].connection
+    sessions[2].wire.pauseProducing()
+    assert pool.lend(KEY, units) is sessions[0].connection
+    for it in sessions:
+        it.wire.lose()
+    assert pool.lend(KEY, units) is None
+
+
+def test_what_was_lent_is_forgotten_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers_pool, "KEPT_KEYS", 3)
+    sessions, units = lent()
+    pool = Pool()
+    for number in range(20):
+        assert pool.lend(KEY._replace(template=number), units) is sessions[0].connection
+    assert len(pool._last) <= 3

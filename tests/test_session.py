@@ -14,7 +14,7 @@ from tqdbproxy.core.routing import Rules
 from tqdbproxy.core.statement import Kind
 from tqdbproxy.postgres.clients.session import KEPT_BYTES
 from tqdbproxy.postgres.clients.steps import Step
-from tqdbproxy.postgres.clients.units import KEPT_FRONTS, Pattern, SimplePattern
+from tqdbproxy.postgres.clients.units import KEPT_FRONTS, LARGEST_OUTLINE, Pattern, SimplePattern
 from tqdbproxy.postgres.clients.walk import INSPECTED
 from tqdbproxy.postgres.framing import FramingError
 
@@ -326,11 +326,21 @@ def test_what_is_kept_of_sizes_is_small_whatever_the_text_and_the_names(talk: Ta
     long = f"{WRITE[:-1]}, {'9' * 10000})"
     for size in range(200):
         talk.batches(m.unit(long, b"x" * size))
-    fronts = talk.session._again._fronts
+    fronts = talk.session._again._outline.fronts
     assert 0 < len(fronts) <= KEPT_FRONTS
     assert max(map(len, fronts.values())) < 100
     talk.batches(m.parse(long) + m.bind(b"1", portal="p" * 10000) + m.execute(portal="p" * 10000) + m.SYNC)
-    assert talk.session._again._fronts == {}
+    assert talk.session._again._outline.fronts == {}
+
+
+@pytest.mark.parametrize(("portal", "shared"), [("p", True), ("p" * LARGEST_OUTLINE, False)])
+def test_sessions_whose_clients_say_the_same_share_an_outline(portal: str, shared: bool) -> None:
+    write = m.parse(WRITE) + m.bind(b"1", portal=portal) + m.execute(portal=portal) + m.SYNC
+    one, other = Talk(), Talk()
+    for each in (one, other):
+        each.batches(write)
+    assert (one.session._again._outline is other.session._again._outline) is shared
+    assert one.batches(write.replace(b"\0\0\0\x011", b"\0\0\0\x017")).unit is not other.batches(write).unit
 
 
 def test_the_quick_way_is_taken_once_nothing_else_has_been_said(talk: Talk) -> None:

@@ -7,7 +7,7 @@ session forwards it); a write that waits longer than `Limits.timeout_s` expires;
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from math import ceil
 
@@ -284,10 +284,10 @@ class Manager:
     def _answer(self, write: Write, result: Result) -> None:
         self._answer_all((write,), result)
 
-    def _answer_all(self, writes: Iterable[Write], result: Result) -> None:
+    def _answer_all(self, writes: Sequence[Write], result: Result) -> None:
         """The ``writes`` have their result: their places are free."""
+        self.pending -= len(writes)
         for write in writes:
-            self.pending -= 1
             try:
                 write.answered(result)
             except Exception:

@@ -8,7 +8,7 @@ been committed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
@@ -45,7 +45,7 @@ class Batch:
         company: Company,
         executor: Executor,
         metrics: Metrics,
-        answer: Callable[[Iterable[Write], Result], None],
+        answer: Callable[[Sequence[Write], Result], None],
         beginning: Beginning | None = None,
     ) -> None:
         """``answer`` gives writes their result; ``beginning``: what the server has of the writes already."""

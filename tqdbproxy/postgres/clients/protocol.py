@@ -30,6 +30,34 @@ from tqdbproxy.postgres.unit import Unit
 class SessionProtocol:
     """One client's running session: its transport, its server connection, and what is under way between them."""
 
+    __slots__ = (
+        "_alone",
+        "_batches",
+        "_cancelled",
+        "_client_gone",
+        "_congested",
+        "_draining",
+        "_ending",
+        "_fetch",
+        "_forward",
+        "_half_closed",
+        "_held",
+        "_hub",
+        "_kept",
+        "_key",
+        "_now",
+        "_read",
+        "_refuse",
+        "_reply",
+        "_server",
+        "_server_gone",
+        "_session",
+        "_settling",
+        "_transport",
+        "_waiting",
+        "_write",
+    )
+
     def __init__(self, hub: Hub, transport: Any, server: ServerEnd, session: Session, refuse: Callable[..., None]):
         self._hub = hub
         self._batches = hub.batches
@@ -75,15 +103,14 @@ class SessionProtocol:
         if self._waiting is not None or self._held:
             self._keep(data)
             return
-        session = self._session
-        if session.usual is not None and not self._server_gone:
-            step = session.again(data)
-            if step is not None:  # all that `_submit` does for it was done the last time
-                unit = self._waiting = step.unit
-                assert unit is not None
+        usual = self._session.usual
+        if usual is not None and not self._server_gone:
+            unit = usual.again(data)
+            if unit is not None:  # all that `_submit` does for it was done the last time
+                self._waiting = unit
                 if not self._batches.submit(unit, in_company=True):
-                    self._waiting = session.usual = None
-                    self._submit(step)
+                    self._waiting = self._session.usual = None
+                    self._submit(usual.step)
                 return
         if self._kept:
             data = self._kept + data

@@ -47,7 +47,7 @@ class Session(Walk):
         self._again = NOTHING
         self._again_simple = NOTHING_SIMPLE
         """The shapes of the last units that were batched; most sessions say the same thing again and again."""
-        self.usual: units.Pattern | units.SimplePattern | None = None
+        self.usual: units.Decided | None = None
         """The write that was answered last in a batch, or waits for that, if nothing else was said since.
 
         All that had to be looked at for it is as it was, but for the rules.
@@ -73,14 +73,6 @@ class Session(Walk):
                 return step
         return self._walk(data)
 
-    def again(self, data: bytes) -> Step | None:
-        """The quickest way, of a write like the `usual` one; None: `read` it."""
-        usual = self.usual
-        if usual is None or usual.rules is not self._book.rules or not usual.match(data):
-            return None
-        usual.counts.queries += 1
-        return usual.step
-
     def parameter_changed(self, name: bytes, value: bytes) -> None:
         """See `servers.connection.Owner`."""
         self.usual = None
@@ -90,19 +82,10 @@ class Session(Walk):
         """The quick way of a unit that is like the last one that was batched; None: look closer."""
         if self.sent != self.done or self.status != IDLE or not self.tracked or len(data) <= HEADER_SIZE:
             return None
-        simple, extended = self._again_simple, self._again
-        if data[0] == QUERY:
-            return simple.step if simple.ready and simple.match(data) and self._holds(simple) else None
-        if extended.ready and extended.holds(self.prepared) and extended.match(data) and self._holds(extended):
-            return extended.step
-        return None
-
-    def _holds(self, again: units.SimplePattern | units.Pattern) -> bool:
-        """Whether what was decided about the last unit of this pattern is true for the next one, which counts then."""
-        if self._book.rules is not again.rules or self.history.identity is not again.key.identity:
-            return False
-        again.counts.queries += 1
-        return True
+        like: units.Decided = self._again_simple if data[0] == QUERY else self._again
+        if not like.ready or like.key.identity is not self.history.identity or not like.holds(self.prepared):
+            return None
+        return like.step if like.again(data) is not None else None
 
     def _begin(self, data: bytes) -> Step | None:
         """A unit begins with ``data``; `PASS_ON` if it is for the forward lane's walk."""
@@ -224,7 +207,7 @@ class Session(Walk):
             if unit.simple:
                 self._again_simple = units.SimplePattern(unit)
             again = self._again_simple if unit.simple else self._again
-            again.batched(key, route.window_s, counts, self._book.rules)
+            again.batched(key, route.window_s, counts, self._book)
             return Step(unit=unit, key=key, window_s=route.window_s, rest=rest)
         if isinstance(route, Cached):
             return self.remember(unit, rest)
@@ -271,7 +254,7 @@ class Session(Walk):
 
     def _used(self, unit: Unit) -> None:
         """What a batched unit has done to the unnamed statement; from now on its like is usual."""
-        again: units.SimplePattern | units.Pattern = self._again_simple if unit.simple else self._again
+        again: units.Decided = self._again_simple if unit.simple else self._again
         if unit.simple:
             self.prepared.kept_back(CLOSE_UNNAMED, None)
         elif unit.parse:

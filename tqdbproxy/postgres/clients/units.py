@@ -9,13 +9,14 @@ can still become one.
 from __future__ import annotations
 
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from enum import Enum
 from functools import lru_cache
 
 from tqdbproxy.core.metrics import CallerCounts
-from tqdbproxy.core.routing import Rules
+from tqdbproxy.core.routing import Rulebook
 from tqdbproxy.core.statement import BatchKey
 from tqdbproxy.postgres.clients.prepared import Prepared, PreparedStatement
 from tqdbproxy.postgres.clients.steps import Step
@@ -47,6 +48,8 @@ class Shape(Enum):
 
 KEPT_FRONTS, LARGEST_FRONT = 64, 128
 """So many sizes of one pattern's units are remembered, if its names are as short as names are."""
+KEPT_OUTLINES, LARGEST_OUTLINE = 128, 256
+"""So many are shared, if they have no more bytes than this."""
 
 PARAMETER = struct.Struct("!I")
 COUNT = struct.Struct("!H")
@@ -176,28 +179,59 @@ def use_of_unnamed(data: bytes) -> tuple[int, bool]:
     return 0, True
 
 
-class SimplePattern:
-    """A Query whose constants became parameters, to recognize the next one that differs in these only.
+class Decided(ABC):
+    """A unit that was decided about, and whatever is like it.
 
-    There is one unit for all of them: it becomes the next one when its session waits for it no more.
+    There is one unit for all of them: it becomes the next one when its session waits for it no more. ``ready``: it was
+    batched, with what `batched` has noted.
     """
 
-    __slots__ = ("_like", "counts", "key", "ready", "rules", "step", "unit")
+    __slots__ = ("_book", "_rules", "counts", "key", "ready", "step", "unit")
 
-    def __init__(self, unit: Unit | None = None) -> None:
-        """``unit`` None: a pattern that nothing matches."""
+    def __init__(self, unit: Unit | None) -> None:
+        """``unit`` None: nothing is like it."""
         self.unit = unit
-        self._like = unit.text.like if unit is not None else None
         self.ready = False
 
-    def batched(self, key: BatchKey, window_s: float, counts: CallerCounts, rules: Rules) -> None:
-        """See `Pattern.batched`."""
-        self.key, self.counts, self.rules = key, counts, rules
+    def batched(self, key: BatchKey, window_s: float, counts: CallerCounts, book: Rulebook) -> None:
+        """How the unit was decided about, under these rules; its like, from the same session, is decided the same."""
+        self.key, self.counts = key, counts
+        self._book, self._rules = book, book.rules
         self.step = Step(unit=self.unit, key=key, window_s=window_s)
+        self.ready = True
+
+    def again(self, data: bytes) -> Unit | None:
+        """The unit, if ``data`` is like it and the rules are the same; then it has become that, which is counted."""
+        if self._book.rules is not self._rules or not self.match(data):
+            return None
+        self.counts.queries += 1
+        return self.unit
+
+    @abstractmethod
+    def match(self, data: bytes) -> bool:
+        """Whether ``data`` is like the unit and nothing follows it; then the unit has become it."""
+
+    def holds(self, _prepared: Prepared) -> bool:
+        """Whether the statement that its like are bound to is still the same."""
+        return True
+
+
+class SimplePattern(Decided):
+    """A Query whose constants became parameters, to recognize the next one that differs in these only."""
+
+    __slots__ = ("_like",)
+
+    def __init__(self, unit: Unit | None = None) -> None:
+        super().__init__(unit)
+        self._like = unit.text.like if unit is not None else None
+
+    def batched(self, key: BatchKey, window_s: float, counts: CallerCounts, book: Rulebook) -> None:
+        """See `Decided`."""
+        super().batched(key, window_s, counts, book)
         self.ready = self._like is not None
 
     def match(self, data: bytes) -> bool:
-        """Whether ``data`` is a unit of this pattern and nothing follows it; then the pattern's unit has become it."""
+        """See `Decided`."""
         end = len(data) - 1
         if self._like is None or self.unit is None or end < HEADER_SIZE or data[0] != QUERY:
             return False
@@ -210,91 +244,86 @@ class SimplePattern:
         return True
 
 
-class Pattern:
-    """The shape of a unit, to recognize the next one that differs in its parameters only, in a tenth of the time.
+class Outline:
+    """Where a Bind's tail begins and ends in units that differ in it only, and the bytes on both sides.
 
-    There is one unit for all of them: it becomes the next one when its session waits for it no more.
+    Sessions whose clients say the same have one for all of them: what is touched for each write should be little.
 
-    ``head``: its Parse frame, if it has one. ``names``: of the portal and the statement, as its Bind has them.
-    ``after``: all that follows the Bind. ``ready``: it was batched, with what `batched` has noted.
+    ``bind``: where the Bind begins, behind a Parse or at 0. ``names``: of the portal and the statement, as its Bind has
+    them. ``after``: all that follows the Bind. ``fronts``: how the Bind begins, up to its tail, by the unit's size.
     """
 
-    __slots__ = (
-        "_after",
-        "_apart",
-        "_begin",
-        "_behind",
-        "_bind",
-        "_fronts",
-        "_name",
-        "_names",
-        "_returning",
-        "_statement",
-        "counts",
-        "head",
-        "key",
-        "ready",
-        "rules",
-        "step",
-        "unit",
-    )
+    __slots__ = ("after", "begin", "behind", "bind", "fronts", "names")
+
+    def __init__(self, bind: int, names: bytes, after: bytes) -> None:
+        self.bind = bind
+        self.names = names
+        self.after = after
+        self.behind = len(after)
+        self.begin = bind + HEADER_SIZE + len(names)
+        self.fronts: dict[int, bytes] = {}
+
+    def front(self, size: int) -> bytes:
+        """How the Bind of a unit of ``size`` bytes begins."""
+        if size < self.begin + self.behind:
+            return bytes(size + 1)  # nothing of this size begins with that
+        front = HEADER.pack(b"B", size - self.behind - self.bind - 1) + self.names
+        if len(front) <= LARGEST_FRONT:
+            if len(self.fronts) >= KEPT_FRONTS:
+                self.fronts.clear()
+            self.fronts[size] = front
+        return front
+
+
+def outline(bind: int, names: bytes, after: bytes) -> Outline:
+    """The one for all sessions, if its names are as short as names are."""
+    return (_outline if len(names) + len(after) <= LARGEST_OUTLINE else Outline)(bind, names, after)
+
+
+_outline = lru_cache(maxsize=KEPT_OUTLINES)(Outline)
+
+
+class Pattern(Decided):
+    """The shape of a unit, to recognize the next one that differs in its parameters only, in a tenth of the time.
+
+    ``head``: its Parse frame, if it has one.
+    """
+
+    __slots__ = ("_apart", "_name", "_outline", "_returning", "_statement", "head")
 
     def __init__(self, unit: Unit | None, prepared: Prepared | None) -> None:
-        """``unit`` None: a pattern that nothing matches."""
-        self.unit = unit
+        super().__init__(unit)
         self.head = b""
-        self.ready = False
         if unit is None or prepared is None:
             return
         begin = end_of_frame(unit.raw, 0) if unit.parse else 0
         end = end_of_frame(unit.raw, begin)
         bind = Bind.parse(unit.raw, begin, end)
         self.head = unit.raw[:begin]
-        self._names = b"%b\0%b\0" % (bind.portal, bind.statement)
-        self._after = unit.raw[end:]
-        self._behind = len(self._after)
-        self._bind = begin
-        self._begin = begin + HEADER_SIZE + len(self._names)
-        self._apart = self._begin + self._behind - len(unit.sql)
-        self._fronts: dict[int, bytes] = {}
+        self._outline = outline(begin, b"%b\0%b\0" % (bind.portal, bind.statement), unit.raw[end:])
+        self._apart = self._outline.begin + self._outline.behind - len(unit.sql)
         self._name = bind.statement
         self._returning = unit.text.returning
         self._statement = prepared.get(bind.statement)
 
-    def batched(self, key: BatchKey, window_s: float, counts: CallerCounts, rules: Rules) -> None:
-        """How the unit was decided about, under these rules; its like, from the same session, is decided the same."""
-        self.key, self.counts, self.rules = key, counts, rules
-        self.step = Step(unit=self.unit, key=key, window_s=window_s)
-        self.ready = True
-
     def match(self, data: bytes) -> bool:
-        """Whether ``data`` is a unit of this pattern and nothing follows it; then the pattern's unit has become it."""
+        """See `Decided`."""
         unit, size = self.unit, len(data)
         if unit is None:
             return False
-        front = self._fronts.get(size) or self._front(size)
-        if not (data.startswith(front, self._bind) and data.endswith(self._after)):
+        outline = self._outline
+        front = outline.fronts.get(size) or outline.front(size)
+        if not (data.startswith(front, outline.bind) and data.endswith(outline.after)):
             return False
-        if self._bind and not data.startswith(self.head):
+        if outline.bind and not data.startswith(self.head):
             return False
         unit.raw = data  # what `Unit.become` does, without the call
-        unit.tail = data[self._begin : size - self._behind]
+        unit.tail = data[outline.begin : size - outline.behind]
         unit.size = size - self._apart
         return not self._returning or _is_sound(unit)
 
-    def _front(self, size: int) -> bytes:
-        """How the Bind begins, up to its tail, of a unit of this pattern that has so many bytes."""
-        if size < self._begin + self._behind:
-            return bytes(size + 1)  # nothing of this size begins with that
-        front = HEADER.pack(b"B", size - self._behind - self._bind - 1) + self._names
-        if len(front) <= LARGEST_FRONT:
-            if len(self._fronts) >= KEPT_FRONTS:
-                self._fronts.clear()
-            self._fronts[size] = front
-        return front
-
     def holds(self, prepared: Prepared) -> bool:
-        """Whether the statement that its units are bound to is still the same."""
+        """See `Decided`."""
         return bool(self.head) or prepared.get(self._name) is self._statement
 
 

@@ -25,7 +25,7 @@ from tqdbproxy.postgres.servers.batches import (
 from tqdbproxy.postgres.servers.beginnings import Abandoned, Opening
 from tqdbproxy.postgres.servers.connection import ServerConnection
 from tqdbproxy.postgres.servers.merging import pieces
-from tqdbproxy.postgres.servers.pool import lend
+from tqdbproxy.postgres.servers.pool import Pool
 from tqdbproxy.postgres.servers.statements import Statements
 from tqdbproxy.postgres.sql import UNKNOWN_TYPE, Text, parse
 from tqdbproxy.postgres.tables import tables
@@ -90,6 +90,7 @@ class BatchExecutor:
         self._keep_strings = keep_strings
         self.merge = merge
         self._now = now
+        self._pool = Pool()
         self._mergeable: dict[Hashable, Mergeable | None] = {}
         self._refused: dict[Hashable, float] = {}
         self._tables: dict[Hashable, TablesByTemplate] = {}
@@ -153,7 +154,7 @@ class BatchExecutor:
 
     def _job(self, writes: Sequence[Write]) -> Job | None:
         """On the connection of one of the members; None: none of them has one that can be used."""
-        connection = lend(cast(Sequence[Unit], writes))
+        connection = self._pool.lend(writes[0].key, cast(Sequence[Unit], writes))
         if connection is None:
             return None
         connection.statements.expire(self._now())

@@ -8,13 +8,40 @@ all have the batch's identity. The law of this module: whatever is lent was idle
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
+from weakref import WeakValueDictionary
 
+from tqdbproxy.core.statement import BatchKey
 from tqdbproxy.postgres.servers.connection import ServerConnection
 from tqdbproxy.postgres.unit import Unit
 
+KEPT_KEYS = 4096
+SERVER = attrgetter("server")
 
-def lend(units: Sequence[Unit]) -> ServerConnection | None:
-    """The connection of one of the members: the one that has most of our statements already, so that few have many."""
+
+class Pool:
+    """The connections of the sessions that wait."""
+
+    def __init__(self) -> None:
+        self._last: WeakValueDictionary[BatchKey, ServerConnection] = WeakValueDictionary()
+
+    def lend(self, key: BatchKey, units: Sequence[Unit]) -> ServerConnection | None:
+        """The connection of one of the members: the one that has most of our statements already, so that few have many.
+
+        That is the last one of their ``key`` as a rule, which is found without a look at all of them.
+        """
+        last = self._last.get(key)
+        if last is not None and last.lendable and last in map(SERVER, units):
+            return last
+        best = _best(units)
+        if best is not None:
+            if len(self._last) >= KEPT_KEYS:
+                self._last.clear()
+            self._last[key] = best
+        return best
+
+
+def _best(units: Sequence[Unit]) -> ServerConnection | None:
     best: ServerConnection | None = None
     most = -1
     for unit in units:
