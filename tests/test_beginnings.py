@@ -15,14 +15,19 @@ from tests.test_executor import GUARDED, LEARNED, SAME, Bench, Connection, done,
 from tqdbproxy.core.statement import Strategy
 from tqdbproxy.core.writebatch.types import Done, Failed, Lost
 from tqdbproxy.postgres.mergeable import Mergeable, mergeable
-from tqdbproxy.postgres.servers import merging
-from tqdbproxy.postgres.servers.batches import STALE, MergedExchange
+from tqdbproxy.postgres.servers import guards, merging
+from tqdbproxy.postgres.servers.batches import FACTS, STALE, MergedExchange
 from tqdbproxy.postgres.servers.beginnings import Abandoned, Opening
 from tqdbproxy.postgres.servers.executor import APART_S, Begun
 from tqdbproxy.postgres.sql import parse
 from tqdbproxy.postgres.unit import Unit
 
 SIX = done(1, "INSERT 0 4") + done(1, "INSERT 0 2") + GUARDED
+"""In one go."""
+LOOKED_UP = m.BIND_COMPLETE + m.data_row("1") + m.complete("SELECT 1")
+FIRST_4 = parsed(1) + done(1, "INSERT 0 4") + LOOKED_UP
+REST_2 = parsed(1) + done(1, "INSERT 0 2") + GUARDED
+"""In two parts, for the first time: each has its guard."""
 TAKEN_BACK = m.error("26000") + m.ready()
 INSERTED = m.PARSE_COMPLETE + done(1) + m.ready()
 
@@ -33,32 +38,56 @@ def begun(bench: Bench, members: Sequence[Unit], count: int = 4) -> Begun:
     found = bench.executor.begin(bench.group(members)[:count])
     assert found is not None
     assert found.count == 4
-    assert bench.connection.said == ["PPPBEBEBES", "BE"]
+    assert bench.connection.said == ["PPPBEBEBES", "PBEBE"]
     return found
 
 
 def test_the_rest_follows() -> None:
     bench = Bench()
     members = bench.units(6)
-    assert bench.run(members, SIX, begun=begun(bench, members)) == Done([INSERTED] * 6, Strategy.MERGED)
-    assert bench.connection.said == ["BEBES"]
+    assert bench.run(members, FIRST_4 + REST_2, begun=begun(bench, members)) == Done([INSERTED] * 6, Strategy.MERGED)
+    assert bench.connection.said == ["PBEBES"]
+
+
+def test_the_guards_are_parsed_once() -> None:
+    bench = Bench()
+    members = bench.units(6)
+    bench.run(members, FIRST_4 + REST_2, begun=begun(bench, members))
+    again = bench.executor.begin(bench.group(members)[:4])
+    assert strategy(bench.run(members, done(1, "INSERT 0 4") + LOOKED_UP + REST_2[5:], begun=again)) is Strategy.MERGED
+    assert bench.connection.said == ["PBEBES", "BEBE", "BEBES"]
+    assert strategy(bench.run(members, SIX)) is Strategy.MERGED
+    assert bench.connection.said == ["BEBEBES"]
+
+
+@pytest.mark.parametrize("where", ["behind the first part", "behind the rest"])
+def test_a_guard_that_refuses(where: str) -> None:
+    bench = Bench()
+    members = bench.units(6)
+    refused = m.BIND_COMPLETE + m.error(guards.NOT_MERGEABLE) + m.ready()
+    first = parsed(1) + done(1, "INSERT 0 4")
+    answer = first + (refused if where == "behind the first part" else LOOKED_UP + REST_2[: -len(GUARDED)] + refused)
+    outcome = bench.run(members, answer, parsed(1) + done(6) + m.ready(), begun=begun(bench, members))
+    assert strategy(outcome) is Strategy.PREPARED
+    assert bench.connection.said == ["PBEBES", "P" + "BE" * 6 + "S"]
+    assert strategy(bench.run(members, done(6) + m.ready())) is Strategy.PREPARED
 
 
 def test_no_rest() -> None:
     bench = Bench()
     members = bench.units(4)
-    only = done(1, "INSERT 0 4") + GUARDED
+    only = FIRST_4 + parsed(1) + GUARDED
     assert bench.run(members, only, begun=begun(bench, members)) == Done([INSERTED] * 4, Strategy.MERGED)
-    assert bench.connection.said == ["BES"]
+    assert bench.connection.said == ["PBES"]
 
 
 def test_it_begins_with_one_piece() -> None:
     bench = Bench()
     members = bench.units(7)
-    seven = done(1, "INSERT 0 4") + done(1, "INSERT 0 2") + done(1) + GUARDED
-    outcome = bench.run(members, parsed(1) + seven, begun=begun(bench, members, 5))
+    rest = done(1, "INSERT 0 2") + done(1) + GUARDED
+    outcome = bench.run(members, FIRST_4 + parsed(2) + rest, begun=begun(bench, members, 5))
     assert outcome == Done([INSERTED] * 7, Strategy.MERGED)
-    assert bench.connection.said == ["PBEBEBES"]
+    assert bench.connection.said == ["PPBEBEBES"]
 
 
 NOT_BEGUN: dict[str, Callable[[Bench], object]] = {
@@ -112,16 +141,18 @@ def test_a_rest_that_does_not_fit(hint: str) -> None:
     if hint == "batch:5":
         odd.tail = odd.tail[:-3]
     members = [*bench.units(5), odd]
-    outcome = bench.run(members, TAKEN_BACK, parsed(1) + done(6) + m.ready(), begun=begun(bench, members))
+    outcome = bench.run(members, FIRST_4 + TAKEN_BACK, parsed(1) + done(6) + m.ready(), begun=begun(bench, members))
     assert strategy(outcome) is Strategy.PREPARED
     assert bench.connection.said == ["BS", "P" + "BE" * 6 + "S"]
+    facts = (members[0].template, FACTS)
+    assert facts in bench.connection.statements  # it was parsed, though all else was taken back
 
 
 def test_another_batch_than_the_one_that_was_begun() -> None:
     bench = Bench()
     beginning = begun(bench, bench.units(4))
     others = [bench.unit("7"), *bench.units(5)]
-    assert strategy(bench.run(others, TAKEN_BACK, SIX, begun=beginning)) is Strategy.MERGED
+    assert strategy(bench.run(others, FIRST_4 + TAKEN_BACK, SIX, begun=beginning)) is Strategy.MERGED
     assert bench.connection.said == ["BS", "BEBEBES"]
 
 
@@ -139,7 +170,8 @@ def test_a_fingerprint_that_has_been_given_up_meanwhile() -> None:
     merged = done(1, "INSERT 0 4") + m.BIND_COMPLETE + m.data_row("1") + m.complete("SELECT 1")
     anew = LEARNED + parsed(2) + merged + m.ready()
     bench.run(guarded(bench, 4), parsed(1) + anew)
-    for forget, answers in ((False, [merged + SAME + m.ready()]), (True, [TAKEN_BACK, anew])):
+    rest = parsed(1) + LOOKED_UP + SAME + m.ready()
+    for forget, answers in ((False, [FIRST_4 + rest]), (True, [FIRST_4[5:] + TAKEN_BACK, anew])):
         members = guarded(bench, 4)
         beginning = bench.executor.begin(bench.group(members))
         assert beginning is not None
@@ -194,9 +226,9 @@ def test_a_statement_that_went_stale(code: str) -> None:
     bench = Bench()
     members = bench.units(6)
     stale = m.error(code) + m.ready()
-    outcome = bench.run(members, stale, m.CLOSE_COMPLETE * 3 + parsed(3) + SIX, begun=begun(bench, members))
+    outcome = bench.run(members, parsed(1) + stale, m.CLOSE_COMPLETE * 2 + parsed(2) + SIX, begun=begun(bench, members))
     assert strategy(outcome) is Strategy.MERGED
-    assert bench.connection.said == ["BEBES", "CCCPPPBEBEBES"]
+    assert bench.connection.said == ["PBEBES", "CCPPBEBEBES"]
 
 
 def test_what_is_too_much_is_closed_where_no_error_is_in_front() -> None:
@@ -204,9 +236,9 @@ def test_what_is_too_much_is_closed_where_no_error_is_in_front() -> None:
     members = bench.units(6)
     beginning = begun(bench, members)
     bench.connection.statements.later([b"old"])
-    bench.run(members, SIX, begun=beginning)
+    bench.run(members, FIRST_4 + REST_2, begun=beginning)
     bench.run(bench.units(6), m.CLOSE_COMPLETE + SIX)
-    assert bench.connection.said == ["BEBES", "CBEBEBES"]
+    assert bench.connection.said == ["PBEBES", "CBEBEBES"]
 
 
 def test_the_connection_is_one_of_those_that_can_not_leave(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +248,7 @@ def test_the_connection_is_one_of_those_that_can_not_leave(monkeypatch: pytest.M
     members = bench.units(8)
     beginning = begun(bench, members[:4])
     owner = bench.connection
-    bench.run(members, done(2, "INSERT 0 4") + GUARDED, begun=beginning)
+    bench.run(members, FIRST_4 + parsed(1) + done(1, "INSERT 0 4") + GUARDED, begun=beginning)
     others = [Connection() for _ in range(4)]
     for member, other in zip(bench.group(members), others, strict=False):
         member.server = other
@@ -230,7 +262,9 @@ def test_a_row_that_fails(where: int, value: int) -> None:
     """Among the first or in the rest: who it was is found, as ever."""
     bench = Bench()
     error = m.error("23505", D=f"Key (a)=({value}) already exists.")
-    failing = done(where, "INSERT 0 4") + m.BIND_COMPLETE + error + m.ready()
+    failing = parsed(1) + m.BIND_COMPLETE + error + m.ready()
+    if where:
+        failing = FIRST_4 + parsed(1) + m.BIND_COMPLETE + error + m.ready()
     members = bench.units(6)
     assert bench.run(members, failing, begun=begun(bench, members)) == Failed(value)
 
@@ -261,23 +295,23 @@ def opened(it: Session) -> Opening:
     return opening
 
 
-def merged(it: Session) -> MergedExchange:
+def merged(it: Session, begun: Opening) -> MergedExchange:
     found = mergeable(b"insert into t values ($1)", parse)
     assert isinstance(found, Mergeable)
-    return MergedExchange([unit(b"%d" % n) for n in range(4)], it.connection.statements, found, begun=4)
+    return MergedExchange([unit(b"%d" % n) for n in range(4)], it.connection.statements, found, begun=begun)
 
 
-ANSWER = done(1, "INSERT 0 4") + m.PARSE_COMPLETE + GUARDED
+ANSWER = FIRST_4 + parsed(1) + GUARDED
 
 
-@given(st.integers(0, len(done(1, "INSERT 0 4"))), st.lists(st.integers(1, 40), max_size=6))
+@given(st.integers(0, len(FIRST_4)), st.lists(st.integers(1, 40), max_size=6))
 def test_what_was_answered_already_counts(early: int, sizes: list[int]) -> None:
     it = Session()
-    opened(it)
+    opening = opened(it)
     if early:
         it.server_says(ANSWER[:early])
     assert (it.said, it.connection.lendable) == ([], False)
-    outcome = results(it.connection.run(merged(it)))
+    outcome = results(it.connection.run(merged(it, opening)))
     it.server_says(*m.chunks(ANSWER[early:], sizes))
     assert isinstance(outcome[0], Done)
     assert (it.said, it.connection.lendable) == ([], True)
@@ -303,9 +337,9 @@ def test_a_connection_lost_behind_a_beginning() -> None:
 
 def test_what_is_taken_back() -> None:
     it = Session()
-    opened(it)
+    opening = opened(it)
     it.server_says(m.error("23505"))
-    outcome = results(it.connection.run(Abandoned((), it.connection.statements)))
+    outcome = results(it.connection.run(Abandoned(opening, it.connection.statements)))
     assert m.kinds(it.wire.take()) == "BS"
     it.server_says(m.ready())
     assert (outcome, it.said, it.connection.lendable) == ([Failed(None)], [], True)

@@ -289,7 +289,10 @@ def test_the_connection_that_was_lent_last_is_lent_again_if_it_can_be() -> None:
     sessions[0].connection.statements.add("x", b"_tqdb_1")
     assert pool.lend(KEY, units) is sessions[1].connection
     assert pool.lend(OTHER_KEY, units) is sessions[0].connection
+    assert pool.find(KEY, units[2:]) is sessions[2].connection
+    assert pool.lend(KEY, units) is sessions[1].connection
     assert pool.lend(KEY, units[2:]) is sessions[2].connection
+    assert pool.find(KEY, units) is sessions[2].connection
     sessions[2].wire.pauseProducing()
     assert pool.lend(KEY, units) is sessions[0].connection
     for it in sessions:

@@ -10,6 +10,7 @@ import struct
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from operator import attrgetter
+from typing import Protocol
 
 from tqdbproxy.core.statement import Kind, Strategy
 from tqdbproxy.core.writebatch.types import Done, Failed, Outcome
@@ -46,8 +47,12 @@ CONSTRAINT = "23"
 DATA = "22"
 """Class of the errors of a value that is none of its type."""
 
-GUARD, FINGERPRINT = "guard", "fingerprint"
+FINGERPRINT = "fingerprint"
+GUARD, FACTS, COUNT = "guard", "facts", "count"
 """Templates of the proxy's own queries begin or end with one of these."""
+
+Parsed = tuple[Hashable, bytes]
+"""A template, and the name of its statement."""
 
 TablesByTemplate = Mapping[Hashable, Tables]
 NO_TABLES: TablesByTemplate = {}
@@ -57,6 +62,22 @@ SYNTAX_OR_ACCESS = "42"
 
 NO_PRIVILEGE = "42501"
 """insufficient_privilege: a text names a schema that its user may not look into."""
+
+
+class Begun(Protocol):
+    """The first part of a batch, which was sent already."""
+
+    @property
+    def count(self) -> int:
+        """How many members it has."""
+
+    @property
+    def parsed(self) -> Sequence[Parsed]:
+        """What the server was asked to parse for it."""
+
+    @property
+    def names(self) -> Mapping[Hashable, bytes]:
+        """What it executes, in this order, by template."""
 
 
 class Exchange(ABC):
@@ -73,14 +94,21 @@ class Exchange(ABC):
     closes = True
     """Statements that are too many are closed with it. Behind an error, a Close would be skipped."""
 
-    def __init__(self, units: Sequence[Unit], statements: Statements, tables: TablesByTemplate = NO_TABLES) -> None:
+    def __init__(
+        self,
+        units: Sequence[Unit],
+        statements: Statements,
+        tables: TablesByTemplate = NO_TABLES,
+        parsed: Sequence[Parsed] = (),
+    ) -> None:
+        """``parsed``: what the server was asked to parse before."""
         self.stale = False
         self.aside: list[bytes] = []
         self._units = units
         self._statements = statements
         self._tables = tables
         self._names: dict[Hashable, bytes] = {}
-        self._parsed: list[tuple[Hashable, bytes]] = []
+        self._parsed: list[Parsed] = list(parsed)
         self._order: list[Hashable] = []
         """The templates of what is executed, in its order."""
         self._chunks: list[bytes] = []
@@ -290,35 +318,36 @@ class MergedExchange(Exchange):
         statements: Statements,
         mergeable: Mergeable,
         tables: TablesByTemplate = NO_TABLES,
-        begun: int = 0,
+        begun: Begun | None = None,
     ) -> None:
-        """``begun``: with so many of the units a `beginnings.Opening` was sent."""
+        """``begun``: what of it was sent already."""
         self._mergeable = mergeable
         self._begun = begun
-        self.closes = not begun
+        self.closes = begun is None
         self.possible = True
         self.refused = False
-        super().__init__(units, statements, tables)
+        super().__init__(units, statements, tables, begun.parsed if begun is not None else ())
 
     def _compose(self) -> None:
-        unit, mergeable = self._units[0], self._mergeable
-        rest = self._units[self._begun :]
+        unit, mergeable, begun = self._units[0], self._mergeable, self._begun
+        rest = self._units
+        if begun is not None:
+            rest = rest[begun.count :]
+            self._names.update(begun.names)  # so an error of theirs is one of an old statement
+            self._order.extend(begun.names)
         sizes = merging.pieces(len(rest), mergeable.parameters)
         names = [self._prepare_piece(unit, size) for size in sizes]
         binds = merging.binds(rest, mergeable.parameters, names, sizes) if rest else []
-        self._sizes = sizes
-        if self._begun:
-            self._sizes = [self._begun, *sizes]
-            self._prepare_piece(unit, self._begun)  # it is there: so an error of this piece is one of an old statement
-        guard = (unit.template, GUARD)
-        name = self._prepare(guard, guards.merging_query(mergeable.table), guards.MERGING_TYPES)
+        guard = (unit.template, GUARD if begun is None else COUNT)
+        query = guards.merging_query if begun is None else guards.count_query
+        name = self._prepare(guard, query(mergeable.table), guards.MERGING_TYPES)
         if binds is None:
             self.possible = False
             return
         for bind in binds:
             self._parts.append(bind)
             self._parts.append(EXECUTE_ALL_FRAME)
-        self._order.extend(unit.template if size == 1 else (unit.template, size) for size in self._sizes)
+        self._order.extend(unit.template if size == 1 else (unit.template, size) for size in sizes)
         self._parts.append(guards.merging_execution(name, len(self._units)))
         self._order.append(guard)
 
@@ -342,9 +371,11 @@ class MergedExchange(Exchange):
         answer = Cutter((), (), len(self._learning)).cut_tags(data)
         self._confirm(answer)
         if answer.sqlstate:
-            guarded = answer.sqlstate == guards.NOT_MERGEABLE and len(answer.replies) == len(self._sizes)
+            failed = self._order[answer.completed] if answer.completed < len(self._order) else None
+            by_guard = isinstance(failed, tuple) and failed[1] in (GUARD, FACTS, COUNT)
+            guarded = by_guard and answer.sqlstate == guards.NOT_MERGEABLE
             self.refused = guarded or (answer.sqlstate.startswith(SYNTAX_OR_ACCESS) and not self.stale)
-            constraint = answer.sqlstate.startswith(CONSTRAINT) and len(answer.replies) < len(self._sizes)
+            constraint = answer.sqlstate.startswith(CONSTRAINT) and failed is not None and not by_guard
             return Failed(blame.culprit(self._units, answer.detail) if constraint else None)
         if len(set(map(SHAPE, self._units))) == 1:
             return Done([self._units[0].reply(b"", b"", INSERTED_ONE)] * len(self._units), Strategy.MERGED)

@@ -106,7 +106,8 @@ class BatchExecutor:
         if found is None:
             return None
         # The connection must be one of these units' own: the others may still be withdrawn, and say something else.
-        job = self._job(writes[: pieces(len(writes), found.parameters)[0]])
+        first = writes[: pieces(len(writes), found.parameters)[0]]
+        job = self._job(first, self._pool.find(key, cast(Sequence[Unit], first)))
         if job is None or (_is_doubtful(unit) and not job.statements.fit(unit.template)):
             return None
         opening = Opening(job.units, job.statements, found, job.tables.values())
@@ -123,7 +124,7 @@ class BatchExecutor:
         """Run ``writes`` on the connection of one of them; `Lost`, nothing sent, if none of them has one any more."""
         if beginning is not None and beginning.connection.alive:
             return self._go_on(writes, beginning)
-        job = self._job(writes)
+        job = self._job(writes, self._pool.lend(writes[0].key, cast(Sequence[Unit], writes)))
         return succeed(Lost(sent=False)) if job is None else self._begin(job)
 
     def _go_on(self, writes: Sequence[Write], begun: Begun) -> Deferred[Outcome]:
@@ -133,11 +134,11 @@ class BatchExecutor:
             job = self._job_on(connection, writes)
             found = self._merges(job.units, job.identity) if begun.opening.holds(job.units) else None
             if found is not None:
-                merged = MergedExchange(job.units, job.statements, found, job.tables, begun.count)
+                merged = MergedExchange(job.units, job.statements, found, job.tables, begun.opening)
                 if merged.possible:
                     return self._run(job, merged, 0)
                 merged.discard()
-            taken_back = connection.run(Abandoned((), job.statements))
+            taken_back = connection.run(Abandoned(begun.opening, job.statements))
         except Exception:
             connection.transport.abortConnection()  # nothing of it may be committed by what comes next
             raise
@@ -152,9 +153,8 @@ class BatchExecutor:
             return outcome if connection.lendable else Lost(sent=False)
         return self.execute(writes)
 
-    def _job(self, writes: Sequence[Write]) -> Job | None:
+    def _job(self, writes: Sequence[Write], connection: ServerConnection | None) -> Job | None:
         """On the connection of one of the members; None: none of them has one that can be used."""
-        connection = self._pool.lend(writes[0].key, cast(Sequence[Unit], writes))
         if connection is None:
             return None
         connection.statements.expire(self._now())

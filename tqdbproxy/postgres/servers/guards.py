@@ -41,9 +41,9 @@ _FINGERPRINT = (
 )
 FINGERPRINT_TYPES = struct.pack("!HI", 1, _BYTEA)
 
-MERGING = (
-    b"SELECT 1 / (pg_catalog.pg_stat_get_xact_tuples_inserted(c.oid) >= $1"
-    b" AND c.relkind = 'r' AND NOT c.relhasrules AND NOT c.relrowsecurity AND NOT c.relispartition"
+_COUNT = b"pg_catalog.pg_stat_get_xact_tuples_inserted(%b) >= $1"
+_FACTS = (
+    b"c.relkind = 'r' AND NOT c.relhasrules AND NOT c.relrowsecurity AND NOT c.relispartition"
     b" AND NOT (c.relhastriggers AND EXISTS (SELECT FROM pg_catalog.pg_trigger t"
     b" WHERE t.tgrelid = c.oid AND (NOT t.tgisinternal OR t.tgconstrrelid = c.oid)))"
     b" AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend o, pg_catalog.pg_depend d, pg_catalog.pg_proc p"
@@ -51,15 +51,22 @@ MERGING = (
     b" AND o.classid IN ('pg_catalog.pg_attrdef'::pg_catalog.regclass, 'pg_catalog.pg_constraint'::pg_catalog.regclass)"
     b" AND d.classid = o.classid AND d.objid = o.objid"
     b" AND d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND p.oid = d.refobjid AND p.provolatile = 's')"
-    b" AND " + _OWN_SNAPSHOT + b")::pg_catalog.int4"
-    b" FROM pg_catalog.pg_class c WHERE c.oid = %b::pg_catalog.regclass"
+    b" AND " + _OWN_SNAPSHOT
 )
+_OF_TABLE = b" FROM pg_catalog.pg_class c WHERE c.oid = %b::pg_catalog.regclass"
+
+MERGING = b"SELECT 1 / (" + _COUNT % b"c.oid" + b" AND " + _FACTS + b")::pg_catalog.int4" + _OF_TABLE
 """Fails unless the table is an ordinary one without rules, row-level security or triggers (but those of foreign keys to
 other tables: rows that refer to each other may come in any order only if they come at once), without STABLE functions
 of the user's in defaults and checks (they don't see the rows before theirs), and at least as many rows were inserted as
 there are members; without triggers it can't be more. (The server counts insertions since it last reported its
 statistics, hence "at least"; with track_counts off it always fails.) The INSERTs hold a lock on the table that keeps
 all of that from changing until the commit, so there is no knowledge of the catalogue that could go stale."""
+
+FACTS = b"SELECT 1 / (" + _FACTS + b")::pg_catalog.int4" + _OF_TABLE
+COUNT = b"SELECT 1 / (" + _COUNT % b"%b::pg_catalog.regclass" + b")::pg_catalog.int4"
+"""`MERGING` in two parts: the lock is there from the first INSERT on, so what is true of the table may be looked up
+behind that one, while the rest of a batch is waited for (`beginnings`). The rows can be counted only at the end."""
 MERGING_TYPES = struct.pack("!HI", 1, _INT8)
 
 
@@ -74,14 +81,29 @@ def merging_query(table: bytes) -> bytes:
     return MERGING % literal(table)
 
 
+def facts_query(table: bytes) -> bytes:
+    """See `FACTS`; it has no parameter."""
+    return FACTS % literal(table)
+
+
+def count_query(table: bytes) -> bytes:
+    """See `COUNT`; its parameter is the number of members (int8)."""
+    return COUNT % literal(table)
+
+
 def fingerprint_execution(name: bytes, known: bytes | None) -> bytes:
     """Bind and Execute of the query that is prepared as ``name``: does the fingerprint still equal ``known``?"""
     return _execution(name, _NULL if known is None else struct.pack("!I", len(known)) + known)
 
 
 def merging_execution(name: bytes, members: int) -> bytes:
-    """Bind and Execute of the query that is prepared as ``name``."""
+    """Bind and Execute of the query that is prepared as ``name``: `merging_query` or `count_query`."""
     return _execution(name, struct.pack("!Iq", 8, members))
+
+
+def facts_execution(name: bytes) -> bytes:
+    """Bind and Execute of the query that is prepared as ``name``."""
+    return frame(b"B", b"\0%b\0\0\0\0\0\0\1\0\1" % name) + EXECUTE_ALL_FRAME
 
 
 def _execution(name: bytes, parameter: bytes) -> bytes:

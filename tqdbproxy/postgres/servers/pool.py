@@ -26,19 +26,21 @@ class Pool:
         self._last: WeakValueDictionary[BatchKey, ServerConnection] = WeakValueDictionary()
 
     def lend(self, key: BatchKey, units: Sequence[Unit]) -> ServerConnection | None:
-        """The connection of one of the members: the one that has most of our statements already, so that few have many.
-
-        That is the last one of their ``key`` as a rule, which is found without a look at all of them.
-        """
-        last = self._last.get(key)
-        if last is not None and last.lendable and last in map(SERVER, units):
-            return last
-        best = _best(units)
-        if best is not None:
+        """The connection of one of the members, for a batch of ``key``; the next one runs there, too, if it can."""
+        best = self.find(key, units)
+        if best is not None and self._last.get(key) is not best:
             if len(self._last) >= KEPT_KEYS:
                 self._last.clear()
             self._last[key] = best
         return best
+
+    def find(self, key: BatchKey, units: Sequence[Unit]) -> ServerConnection | None:
+        """The one that has most of our statements already, so that few have many.
+
+        That is the one that was lent last, as a rule, which is found without a look at all of them.
+        """
+        last = self._last.get(key)
+        return last if last is not None and last.lendable and last in map(SERVER, units) else _best(units)
 
 
 def _best(units: Sequence[Unit]) -> ServerConnection | None:
