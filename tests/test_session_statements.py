@@ -210,7 +210,7 @@ def test_a_statement_is_settled_when_it_is_used_for_the_first_time(talk: Talk) -
     assert (first.types, first.columns) == (DESCRIBED.types, DESCRIBED.columns)
     assert first.template == (b"insert into t values ($1)", DESCRIBED.types, DESCRIBED.columns)
     assert talk.session._again.ready
-    assert talk.session._again.match(bound())
+    assert talk.session._again.holds(talk.session.prepared)
     again = talk.read(bound())
     assert again is not None
     assert again is talk.session._again.step

@@ -200,16 +200,12 @@ class Decided(ABC):
         self.step = Step(unit=self.unit, key=key, window_s=window_s)
         self.ready = True
 
-    def again(self, data: bytes) -> Unit | None:
-        """The unit, if ``data`` is like it and the rules are the same; then it has become that, which is counted."""
-        if self._book.rules is not self._rules or not self.match(data):
-            return None
-        self.counts.queries += 1
-        return self.unit
-
     @abstractmethod
-    def match(self, data: bytes) -> bool:
-        """Whether ``data`` is like the unit and nothing follows it; then the unit has become it."""
+    def again(self, data: bytes) -> Unit | None:
+        """The unit, if ``data`` is like it, nothing follows, and the rules are the same; it has become that, and counts.
+
+        None: look closer.
+        """
 
     def holds(self, _prepared: Prepared) -> bool:
         """Whether the statement that its like are bound to is still the same."""
@@ -230,18 +226,19 @@ class SimplePattern(Decided):
         super().batched(key, window_s, counts, book)
         self.ready = self._like is not None
 
-    def match(self, data: bytes) -> bool:
+    def again(self, data: bytes) -> Unit | None:
         """See `Decided`."""
         end = len(data) - 1
         if self._like is None or self.unit is None or end < HEADER_SIZE or data[0] != QUERY:
-            return False
-        if length_at(data, 1)[0] != end or data[end]:
-            return False
+            return None
+        if length_at(data, 1)[0] != end or data[end] or self._book.rules is not self._rules:
+            return None
         found = self._like.fullmatch(data, HEADER_SIZE, end)
         if found is None:
-            return False
+            return None
         self.unit.become(data, _tail(found.groups()))
-        return True
+        self.counts.queries += 1
+        return self.unit
 
 
 class Outline:
@@ -306,21 +303,21 @@ class Pattern(Decided):
         self._returning = unit.text.returning
         self._statement = prepared.get(bind.statement)
 
-    def match(self, data: bytes) -> bool:
+    def again(self, data: bytes) -> Unit | None:
         """See `Decided`."""
-        unit, size = self.unit, len(data)
-        if unit is None:
-            return False
-        outline = self._outline
+        outline, unit, size = self._outline, self.unit, len(data)
         front = outline.fronts.get(size) or outline.front(size)
         if not (data.startswith(front, outline.bind) and data.endswith(outline.after)):
-            return False
-        if outline.bind and not data.startswith(self.head):
-            return False
+            return None
+        if (outline.bind and not data.startswith(self.head)) or self._book.rules is not self._rules:
+            return None
         unit.raw = data  # what `Unit.become` does, without the call
         unit.tail = data[outline.begin : size - outline.behind]
         unit.size = size - self._apart
-        return not self._returning or _is_sound(unit)
+        if self._returning and not _is_sound(unit):
+            return None
+        self.counts.queries += 1
+        return unit
 
     def holds(self, prepared: Prepared) -> bool:
         """See `Decided`."""
