@@ -13,6 +13,7 @@ from tqdbproxy.core.writebatch.types import Done, Failed, Lost, Outcome
 from tqdbproxy.postgres.clients.prepared import Prepared
 from tqdbproxy.postgres.clients.units import extended, query
 from tqdbproxy.postgres.messages import Bind
+from tqdbproxy.postgres.servers import merging
 from tqdbproxy.postgres.servers.batches import Exchange
 from tqdbproxy.postgres.servers.beginnings import Opening
 from tqdbproxy.postgres.servers.executor import INTERVAL, MAX_STALE, REFUSED_S, SMALLEST_MERGE, BatchExecutor, Begun
@@ -166,6 +167,24 @@ def test_many_are_merged_in_pieces_each_of_which_is_parsed_once() -> None:
     assert strategy(bench.run(bench.units(6), six)) is Strategy.MERGED
     assert strategy(bench.run(bench.units(4), MERGED_4)) is Strategy.MERGED
     assert bench.connection.said == ["PPPBEBEBES", "BEBEBES", "BEBES"]
+
+
+def test_a_size_that_comes_often_is_one_piece() -> None:
+    bench = Bench()
+    pieces = done(1, "INSERT 0 4") + done(1, "INSERT 0 2") + GUARDED
+    whole = done(1, "INSERT 0 6") + GUARDED
+    for answer in (parsed(3) + pieces, pieces, parsed(1) + whole, whole):
+        assert strategy(bench.run(bench.units(6), answer)) is Strategy.MERGED
+    assert bench.connection.said == ["PPPBEBEBES", "BEBEBES", "PBEBES", "BEBES"]
+
+
+def test_more_than_one_piece_can_hold_stay_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(merging, "LARGEST_PIECE", 4)
+    bench = Bench()
+    pieces = done(1, "INSERT 0 4") + done(1, "INSERT 0 2") + GUARDED
+    for answer in (parsed(3) + pieces, pieces, pieces, pieces):
+        assert strategy(bench.run(bench.units(6), answer)) is Strategy.MERGED
+    assert bench.connection.said == ["PPPBEBEBES", *["BEBEBES"] * 3]
 
 
 NOT_MERGED = {

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from tqdbproxy.postgres.servers.statements import KEPT_STATEMENTS, LIFETIME_S, PREFIX, Statements
+import pytest
+
+from tqdbproxy.postgres.servers.statements import (
+    KEPT_STATEMENTS,
+    LIFETIME_S,
+    MOST_GRANTED,
+    MOST_WISHED,
+    OFTEN,
+    PREFIX,
+    Statements,
+)
 
 
 def full(count: int) -> Statements:
@@ -90,3 +100,34 @@ def test_without_fingerprints() -> None:
     assert (statements.blind, len(statements)) == (True, 0)
     statements.expire(LIFETIME_S)
     assert not statements.blind, "perhaps it was something else"
+
+
+def test_what_one_could_do_without_is_granted_when_it_was_wished_for_often() -> None:
+    statements = Statements()
+    assert [statements.grants("a") for _ in range(OFTEN + 1)] == [False] * (OFTEN - 1) + [True] * 2
+    statements.add("b", b"_tqdb_1")
+    assert statements.grants("b")
+
+
+def test_no_more_is_granted_than_there_is_room_for() -> None:
+    statements = Statements()
+    granted = [number for number in range(MOST_GRANTED + 5) if [statements.grants(number) for _ in range(OFTEN)][-1]]
+    assert granted == list(range(MOST_GRANTED))
+    assert [statements.grants(number) for number in (0, MOST_GRANTED)] == [True, False]
+
+
+@pytest.mark.parametrize("end", ["retire", "forget"])
+def test_what_lives_anew_grants_anew(end: str) -> None:
+    statements = Statements()
+    for number in range(MOST_GRANTED):
+        assert [statements.grants(number) for _ in range(OFTEN)][-1]
+    getattr(statements, end)()
+    assert not statements.grants(0)
+    assert [statements.grants(MOST_GRANTED) for _ in range(OFTEN)][-1]
+
+
+def test_wishes_are_few() -> None:
+    statements = Statements()
+    for number in range(3 * MOST_WISHED):
+        assert not statements.grants(number)
+        assert len(statements._wishes) <= MOST_WISHED

@@ -335,7 +335,7 @@ class MergedExchange(Exchange):
             rest = rest[begun.count :]
             self._names.update(begun.names)  # so an error of theirs is one of an old statement
             self._order.extend(begun.names)
-        sizes = merging.pieces(len(rest), mergeable.parameters)
+        sizes = self._cut(unit, len(rest))
         names = [self._prepare_piece(unit, size) for size in sizes]
         binds = merging.binds(rest, mergeable.parameters, names, sizes) if rest else []
         guard = (unit.template, GUARD if begun is None else COUNT)
@@ -355,6 +355,12 @@ class MergedExchange(Exchange):
         """All that isn't a fingerprint's depends on the same tables."""
         is_ours = isinstance(template, tuple) and template[0] is FINGERPRINT
         return None if is_ours else self._tables.get(self._units[0].template)
+
+    def _cut(self, unit: Unit, members: int) -> list[int]:
+        """The sizes of the pieces: a statement of their own for members that come so many again and again."""
+        sizes = merging.pieces(members, self._mergeable.parameters)
+        whole = members <= merging.largest(self._mergeable.parameters)
+        return [members] if len(sizes) > 1 and whole and self._statements.grants((unit.template, members)) else sizes
 
     def _prepare_piece(self, unit: Unit, rows: int) -> bytes:
         if rows == 1:

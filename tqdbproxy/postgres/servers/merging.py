@@ -1,7 +1,7 @@
 """A prepared batch of single-row INSERTs as a few many-row INSERTs, where nobody can notice.
 
-The rows are cut into pieces of fixed sizes, so that each piece's statement is parsed once per connection; a piece's
-Bind is put together from the members' raw parameter bytes. Behind them runs a guard (`guards.MERGING`). The law of this
+The rows are cut into pieces of fixed sizes, so that each piece's statement is parsed once per connection, or are one
+piece, if batches of this size come often (`Statements.grants`); a piece's Bind is put together from the members' raw parameter bytes. Behind them runs a guard (`guards.MERGING`). The law of this
 module: no I/O.
 """
 
@@ -30,6 +30,11 @@ def pieces(members: int, parameters: int) -> list[int]:
         sizes.append(size)
         members -= size
     return sizes
+
+
+def largest(parameters: int) -> int:
+    """How many members one piece can have."""
+    return min(LARGEST_PIECE, MAX_PARAMETERS // max(1, parameters))
 
 
 def piece_types(types: bytes, parameters: int, rows: int) -> bytes:

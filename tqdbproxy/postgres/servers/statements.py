@@ -14,6 +14,10 @@ from tqdbproxy.postgres.tables import Tables
 
 PREFIX = b"_tqdb_"
 KEPT_STATEMENTS = 64
+OFTEN = 3
+"""A statement that saves others is parsed when it was wished for so many times, ..."""
+MOST_GRANTED, MOST_WISHED = 16, 256
+"""... and no more such ones on a connection, as long as what it has lives; so many wishes are remembered."""
 LIFETIME_S = 30.0
 """A prepared statement keeps the functions and operators that it was parsed with, whatever stands first in the search
 path since. So none is used for longer. (What became of its tables is asked with each batch: `guards`.)"""
@@ -38,12 +42,14 @@ class Statements:
     fingerprints, so statements that would need one aren't kept.
     """
 
-    __slots__ = ("_counter", "_fingerprints", "_retired", "_since", "blind", "known")
+    __slots__ = ("_counter", "_fingerprints", "_granted", "_retired", "_since", "_wishes", "blind", "known")
 
     def __init__(self) -> None:
         self.known: OrderedDict[Hashable, Known] = OrderedDict()
         self._fingerprints: dict[Tables, bytes] = {}
         self._retired: list[bytes] = []
+        self._wishes: dict[Hashable, int] = {}
+        self._granted = 0
         self._counter = 0
         self._since: float | None = None
         self.blind = False
@@ -61,6 +67,20 @@ class Statements:
             return None
         self.known.move_to_end(template)
         return known.name
+
+    def grants(self, template: Hashable) -> bool:
+        """Whether to use a statement that one could do without: it is there, or was wished for often. A call is a wish."""
+        if template in self.known:
+            return True
+        times = self._wishes.get(template, 0) + 1
+        if times == OFTEN:
+            if self._granted >= MOST_GRANTED:
+                return False
+            self._granted += 1
+        if len(self._wishes) >= MOST_WISHED:
+            self._wishes.clear()
+        self._wishes[template] = times
+        return times >= OFTEN
 
     def new_name(self) -> bytes:
         """A name that was never used on this connection."""
@@ -140,6 +160,7 @@ class Statements:
             self._retired.extend(known.name for known in self.known.values())
             self.known.clear()
             self._fingerprints.clear()
+            self._forget_wishes()
         elif template in self.known:
             self._retired.append(self.known.pop(template).name)
 
@@ -148,3 +169,8 @@ class Statements:
         self.known.clear()
         self._fingerprints.clear()
         self._retired.clear()
+        self._forget_wishes()
+
+    def _forget_wishes(self) -> None:
+        self._wishes.clear()
+        self._granted = 0
