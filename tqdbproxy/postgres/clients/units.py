@@ -202,7 +202,7 @@ class Decided(ABC):
 
     @abstractmethod
     def again(self, data: bytes) -> Unit | None:
-        """The unit, if ``data`` is like it, nothing follows, and the rules are the same; it has become that, and counts.
+        """The unit, if ``data`` is like it, nothing follows, and the rules are the same; then it has become that.
 
         None: look closer.
         """

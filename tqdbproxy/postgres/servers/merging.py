@@ -1,8 +1,8 @@
 """A prepared batch of single-row INSERTs as a few many-row INSERTs, where nobody can notice.
 
 The rows are cut into pieces of fixed sizes, so that each piece's statement is parsed once per connection, or are one
-piece, if batches of this size come often (`Statements.grants`); a piece's Bind is put together from the members' raw parameter bytes. Behind them runs a guard (`guards.MERGING`). The law of this
-module: no I/O.
+piece, if batches of this size come often (`Statements.grants`). A piece's Bind is put together from the members' raw
+parameter bytes. Behind them runs a guard (`guards.MERGING`). The law of this module: no I/O.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class Statements:
         return known.name
 
     def grants(self, template: Hashable) -> bool:
-        """Whether to use a statement that one could do without: it is there, or was wished for often. A call is a wish."""
+        """Whether to use a statement that one could do without: it is there, or was often wished for by such a call."""
         if template in self.known:
             return True
         times = self._wishes.get(template, 0) + 1
