@@ -188,9 +188,12 @@ class Decided(ABC):
 
     __slots__ = ("_book", "_rules", "counts", "key", "ready", "step", "unit")
 
+    unit: Unit
+
     def __init__(self, unit: Unit | None) -> None:
-        """``unit`` None: nothing is like it."""
-        self.unit = unit
+        """``unit`` None: nothing is like it, and it is never `ready`."""
+        if unit is not None:
+            self.unit = unit
         self.ready = False
 
     def batched(self, key: BatchKey, window_s: float, counts: CallerCounts, book: Rulebook) -> None:
@@ -229,7 +232,7 @@ class SimplePattern(Decided):
     def again(self, data: bytes) -> Unit | None:
         """See `Decided`."""
         end = len(data) - 1
-        if self._like is None or self.unit is None or end < HEADER_SIZE or data[0] != QUERY:
+        if self._like is None or end < HEADER_SIZE or data[0] != QUERY:
             return None
         if length_at(data, 1)[0] != end or data[end] or self._book.rules is not self._rules:
             return None
