@@ -5,12 +5,14 @@ The law of this module: only writes through the proxy carry the hint; all else i
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from benchmarks import loads
 from benchmarks.goals import Benchmark, Goal, Sample
 from benchmarks.loads import Timed
-from benchmarks.peers import Ground, bare_loop
+from benchmarks.peers import Ground, Peer, bare_loop, local
 from benchmarks.violations import Violations, run_violations
-from tqdbproxy.bench import BenchError, Load, mean_batch, read_metrics
+from tqdbproxy.bench import BenchError, Load, mean_batch, proxy_for, read_metrics
 
 RATE = 2000
 RATED_WRITERS = 50
@@ -44,6 +46,15 @@ def _measure_p1(ground: Ground) -> Sample:
 
 def _measure_p1_keyed(ground: Ground) -> Sample:
     return _against_direct(ground, "prepared", CLIENTS_MANY, loads.KEYED, "ratio")
+
+
+def _measure_p1_unix(ground: Ground) -> Sample:
+    """All of it through Unix sockets: both ways of the clients, and the proxy's to the server."""
+    direct = local(ground.direct)
+    with proxy_for(direct.address) as started:
+        proxy = Peer("proxy", replace(direct.address, host=started.folder, port=started.port), started.pid)
+        here = replace(ground, direct=direct, pgbouncer=None, proxy=proxy, metrics=started.metrics)
+        return _measure_p1(here)
 
 
 def _measure_p2_ten(ground: Ground) -> Sample:
@@ -127,6 +138,7 @@ def _ratio(what: str, at_least: float | None) -> tuple[Goal, ...]:
 BENCHMARKS = (
     Benchmark("P1", "prepared INSERT, batch:10, 100 clients", _ratio("throughput", 4.0), _measure_p1),
     Benchmark("P1k", "the same into a table with a primary key", _ratio("throughput", None), _measure_p1_keyed),
+    Benchmark("P1u", "P1, all through Unix sockets", _ratio("throughput", None), _measure_p1_unix),
     Benchmark("P2", "prepared INSERT, batch:10, 10 clients", _ratio("throughput", 2.0), _measure_p2_ten),
     Benchmark("P2one", "prepared INSERT, batch:10, 1 client", _ratio("throughput", 0.9), _measure_p2_one),
     Benchmark(

@@ -65,6 +65,16 @@ class Ground:
         return [peer for peer in (self.direct, self.pgbouncer, self.proxy) if peer is not None]
 
 
+def local(server: Peer) -> Peer:
+    """The same server through its Unix socket; BenchError if it has none here."""
+    with server.connect() as connection:
+        ((folders,),) = connection.execute("SHOW unix_socket_directories").fetchall()
+    folder = str(folders).split(",")[0].strip()
+    if not (Path(folder) / f".s.PGSQL.{server.address.port}").exists():
+        raise BenchError("the server has no Unix socket here")
+    return replace(server, address=replace(server.address, host=folder))
+
+
 @contextmanager
 def prepared_ground(args: argparse.Namespace) -> Iterator[Ground]:
     """Server, PgBouncer and proxy as the arguments ask for; without PgBouncer there is a note."""

@@ -94,10 +94,11 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A proxy that runs as our child: its process id, its port and the address of its metrics."""
+    """A proxy that runs as our child: its process id, its port, its Unix socket's folder, where its metrics are."""
 
     pid: int
     port: int
+    folder: str
     metrics: str
 
 
@@ -311,10 +312,10 @@ def _end_of(log: Path) -> str:
     return log.read_text(errors="replace").strip()[-1000:]
 
 
-def proxy_config(port: int, metrics_port: int, server: Address, sslrootcert: str = "") -> str:
-    """The smallest configuration for one server."""
+def proxy_config(port: int, metrics_port: int, server: Address, sslrootcert: str = "", folder: str = "") -> str:
+    """The smallest configuration for one server; ``folder``: where its Unix socket is, if it has one."""
     return (
-        f"[postgres]\nlisten = {LOOPBACK}:{port}\ndefault = main\n"
+        f"[postgres]\nlisten = {LOOPBACK}:{port}\nsocket = {folder}\ndefault = main\n"
         f"[postgres.main]\nprimary = {server.primary}\n"
         f"sslmode = {server.sslmode}\nsslrootcert = {sslrootcert}\n"
         f"[metrics]\nlisten = {LOOPBACK}:{metrics_port}\n"
@@ -327,12 +328,12 @@ def proxy_for(server: Address, sslrootcert: str = "") -> Iterator[Proxy]:
     port, metrics_port = free_port(), free_port()
     with tempfile.TemporaryDirectory(prefix="tqdb-bench-") as name:
         folder = Path(name)
-        (folder / "proxy.ini").write_text(proxy_config(port, metrics_port, server, sslrootcert))
+        (folder / "proxy.ini").write_text(proxy_config(port, metrics_port, server, sslrootcert, name))
         command = [sys.executable, "-c", TWISTD, "-n", "--pidfile=", "tqdbproxy", "--config", str(folder / "proxy.ini")]
         home = str(Path(tqdbproxy.__file__).parent.parent)
         path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
         with child("tqdbproxy", command, port, folder, PYTHONPATH=path) as process:
-            yield Proxy(process.pid, port, f"http://{LOOPBACK}:{metrics_port}/metrics")
+            yield Proxy(process.pid, port, name, f"http://{LOOPBACK}:{metrics_port}/metrics")
 
 
 # -- metrics
