@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import docutils.core
 import psycopg
 import pytest
 
@@ -235,3 +236,12 @@ def test_the_tables_are_made_of_something(reference: Any) -> None:
     for folder, found in reference.modules().items():
         assert found, folder
         assert all(purpose for _name, purpose in found), folder
+
+
+OTHER_PAGES = ("README.rst", "CONTRIBUTING.rst", "benchmarks/README.rst", "tests/external/README.rst")
+
+
+@pytest.mark.parametrize("name", OTHER_PAGES)
+def test_what_sphinx_does_not_read_is_well_formed(name: str) -> None:
+    """Warnings are errors."""
+    docutils.core.publish_doctree((ROOT / name).read_text(), settings_overrides={"halt_level": 2})
