@@ -318,3 +318,11 @@ def test_the_server_agrees(postgres: EmbeddedServer, text: str) -> None:
             said.append((result.status, result.error_field(psycopg.pq.DiagnosticField.MESSAGE_PRIMARY)))
             connection.rollback()
         assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("inside", ["a/", "* ", "/", "x" * 300, "a/ *" * 200])
+@pytest.mark.parametrize("times", [1, 255, 256, 257, 5000])
+def test_a_comment_with_many_stars_and_slashes_is_one_piece(inside: str, times: int) -> None:
+    """However many there are, and whether they are walked over at once or step by step."""
+    comment = f"/* {inside * times} */".encode()
+    assert pieces(b"SELECT 'a' " + comment + b" , 2") == [b"SELECT ", b"'a'", b" ", comment, b" , ", b"2", b""]

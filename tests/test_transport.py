@@ -96,3 +96,9 @@ def test_a_timer_is_not_early_and_not_a_millisecond_late_for_nothing(delay_s: fl
         assert handle.when() <= begin + ceil(delay_s * 1000) / 1000 + 1e-6
     finally:
         loop.close()
+
+
+def test_a_timer_that_is_never_due() -> None:
+    loop = Loop()
+    loop.call_at(float("inf"), pytest.fail).cancel()
+    loop.close()

@@ -16,7 +16,7 @@ import struct
 import sys
 from collections.abc import Callable, Coroutine
 from contextvars import Context
-from math import ceil
+from math import ceil, isfinite
 from typing import Any, TypeVarTuple, cast
 
 import uvloop
@@ -64,8 +64,10 @@ class Loop(uvloop.Loop):
         self, when: float, callback: Callable[[*Arguments], object], *args: *Arguments, context: Context | None = None
     ) -> asyncio.TimerHandle:
         """See `asyncio.loop.call_at`."""
-        delay_ms = ceil((when - self.time()) * 1000 - TIMER_TOLERANCE_MS)
-        return self.call_later(delay_ms / 1000, callback, *args, context=context)
+        delay_s = when - self.time()
+        if isfinite(delay_s):
+            delay_s = ceil(delay_s * 1000 - TIMER_TOLERANCE_MS) / 1000
+        return self.call_later(delay_s, callback, *args, context=context)
 
 
 def install_reactor() -> None:

@@ -23,14 +23,15 @@ _QUOTED = rb'(?:[^"]++|"")*+"'
 _ESCAPED = rb"(?:[^'\\]++|\\.|'')*+'(?:[ \t\f\v]*+[\n\r]\s*+'(?:[^'\\]++|\\.|'')*+')*"
 
 # One group and a first-character class, so that re.split does the walk in C: gap, atom, gap, atom, ..., gap.
-# An atom that is only "'", '"', "/*" or "$" is trouble: unterminated, a nested comment or a dollar quote.
+# An atom that is only "'", '"', "/*" or "$" is trouble: unterminated, a nested comment (or one with very many stars and
+# slashes: what isn't repeated possessively costs memory each time) or a dollar quote.
 _ATOM = re.compile(
     rb"""(['"/$.0-9-](?:"""
     rb"(?<=')(?:(?<=[eE]')(?<![" + _W + rb"][eE]')(?:" + _ESCAPED + rb"|)"
     rb"|(?:(?<![eE]')|(?<=[" + _W + rb"][eE]'))(?:" + _PLAIN + rb"|))"
     rb"|(?<=[0-9])(?<![" + _W + rb"][0-9])" + _NUMBER + rb"""|(?<=")(?:""" + _QUOTED + rb"|)"
     rb"|(?<=-)-[^\n\r]*+"
-    rb"|(?<=/)\*(?:(?:[^*/]++|\*(?!/)|/(?!\*))*\*/|)"
+    rb"|(?<=/)\*(?:(?:[^*/]++|\*(?!/)|/(?!\*)){0,256}\*/|)"
     rb"|(?<=\$)(?<![" + _W + rb"]\$)(?=(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*+)?\$)"
     rb"|(?<=\.)(?<![" + _W + rb"]\.)[0-9]" + _NUMBER + rb"))",
     re.DOTALL,

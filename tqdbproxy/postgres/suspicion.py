@@ -15,7 +15,7 @@ _HARMLESS_START = re.compile(
 # ... unless they do it by one of these: set_config, advisory locks, an UPDATE of pg_settings, setseed, something
 # temporary, a name with Unicode escapes (which may be any of these), a second statement. One walk: "in" for each costs
 # twice as much. It finds the status view, too. (Possessive repeats: no text may cost more than its length. But none in
-# which something can fail behind another repetition: see `sqltext`.)
+# which something can fail behind another repetition: see `sqltext`. Those have a bound.)
 _TOUCHES = re.compile(
     rb"[_;&(](?:(?<=set_)config|(?<=advisory_)lock|(?<=tqdb_)status|(?<=pg_)(?:settings|temp)|(?<=;)\s*+[^\s;]"
     rb'|(?<=u&)"|(?<=setseed\()|(?<=setseed \())'
@@ -35,9 +35,9 @@ _NAME = rb'(?:"(?:[^"]|"")++"|[a-z_\x80-\xff][a-z0-9_$\x80-\xff]*+)'
 # another. No comment may stand in it, nor something among the columns' names that looks like their end.
 _HEAD = re.compile(
     rb"\s*+(?:(?:update|delete\s++from)(?:\s++only)?\s++(?!only\b)(NAME)(?=\s*+(?:[a-z_\x80-\xff*\"(;]|\Z))|"
-    rb"insert\s++into\s++(NAME)(?:\s++as\s++NAME)?(?:\s*+\((?:[^()\"'/-]++|\"[^\"]*+\")*\))?"
+    rb"insert\s++into\s++(NAME)(?:\s++as\s++NAME)?(?:\s*+\((?:[^()\"'/-]++|\"[^\"]*+\"){0,4000}\))?"
     rb"\s*+(?:values|select|default)(?![a-z0-9_$\x80-\xff]))".replace(
-        b"NAME", _NAME + rb"(?:\s*+\.\s*+" + _NAME + rb")*"
+        b"NAME", _NAME + rb"(?:\s*+\.\s*+" + _NAME + rb"){0,3}"
     ),
     re.IGNORECASE,
 )

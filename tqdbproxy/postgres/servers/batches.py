@@ -48,11 +48,8 @@ DATA = "22"
 """Class of the errors of a value that is none of its type."""
 
 FINGERPRINT = "fingerprint"
-GUARD, FACTS, COUNT = "guard", "facts", "count"
+GUARD, COUNT = "guard", "count"
 """Templates of the proxy's own queries begin or end with one of these."""
-
-Parsed = tuple[Hashable, bytes]
-"""A template, and the name of its statement."""
 
 TablesByTemplate = Mapping[Hashable, Tables]
 NO_TABLES: TablesByTemplate = {}
@@ -70,10 +67,6 @@ class Begun(Protocol):
     @property
     def count(self) -> int:
         """How many members it has."""
-
-    @property
-    def parsed(self) -> Sequence[Parsed]:
-        """What the server was asked to parse for it."""
 
     @property
     def names(self) -> Mapping[Hashable, bytes]:
@@ -94,21 +87,14 @@ class Exchange(ABC):
     closes = True
     """Statements that are too many are closed with it. Behind an error, a Close would be skipped."""
 
-    def __init__(
-        self,
-        units: Sequence[Unit],
-        statements: Statements,
-        tables: TablesByTemplate = NO_TABLES,
-        parsed: Sequence[Parsed] = (),
-    ) -> None:
-        """``parsed``: what the server was asked to parse before."""
+    def __init__(self, units: Sequence[Unit], statements: Statements, tables: TablesByTemplate = NO_TABLES) -> None:
         self.stale = False
         self.aside: list[bytes] = []
         self._units = units
         self._statements = statements
         self._tables = tables
         self._names: dict[Hashable, bytes] = {}
-        self._parsed: list[Parsed] = list(parsed)
+        self._parsed: list[tuple[Hashable, bytes]] = []
         self._order: list[Hashable] = []
         """The templates of what is executed, in its order."""
         self._chunks: list[bytes] = []
@@ -326,7 +312,7 @@ class MergedExchange(Exchange):
         self.closes = begun is None
         self.possible = True
         self.refused = False
-        super().__init__(units, statements, tables, begun.parsed if begun is not None else ())
+        super().__init__(units, statements, tables)
 
     def _compose(self) -> None:
         unit, mergeable, begun = self._units[0], self._mergeable, self._begun
@@ -378,7 +364,7 @@ class MergedExchange(Exchange):
         self._confirm(answer)
         if answer.sqlstate:
             failed = self._order[answer.completed] if answer.completed < len(self._order) else None
-            by_guard = isinstance(failed, tuple) and failed[1] in (GUARD, FACTS, COUNT)
+            by_guard = isinstance(failed, tuple) and failed[1] in (GUARD, COUNT)
             guarded = by_guard and answer.sqlstate == guards.NOT_MERGEABLE
             self.refused = guarded or (answer.sqlstate.startswith(SYNTAX_OR_ACCESS) and not self.stale)
             constraint = answer.sqlstate.startswith(CONSTRAINT) and failed is not None and not by_guard

@@ -138,7 +138,7 @@ class BatchExecutor:
                 if merged.possible:
                     return self._run(job, merged, 0)
                 merged.discard()
-            taken_back = connection.run(Abandoned(begun.opening, job.statements))
+            taken_back = connection.run(Abandoned((), job.statements))
         except Exception:
             connection.transport.abortConnection()  # nothing of it may be committed by what comes next
             raise

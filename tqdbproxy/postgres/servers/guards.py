@@ -63,10 +63,9 @@ there are members; without triggers it can't be more. (The server counts inserti
 statistics, hence "at least"; with track_counts off it always fails.) The INSERTs hold a lock on the table that keeps
 all of that from changing until the commit, so there is no knowledge of the catalogue that could go stale."""
 
-FACTS = b"SELECT 1 / (" + _FACTS + b")::pg_catalog.int4" + _OF_TABLE
 COUNT = b"SELECT 1 / (" + _COUNT % b"%b::pg_catalog.regclass" + b")::pg_catalog.int4"
-"""`MERGING` in two parts: the lock is there from the first INSERT on, so what is true of the table may be looked up
-behind that one, while the rest of a batch is waited for (`beginnings`). The rows can be counted only at the end."""
+"""The end of a batch that was begun early (`beginnings`). `MERGING` has followed its first part: the lock is held since
+then, nothing of what is true of the table has changed, and only the rows of all parts are to be counted."""
 MERGING_TYPES = struct.pack("!HI", 1, _INT8)
 
 
@@ -79,11 +78,6 @@ def fingerprint_query(tables: Tables) -> bytes:
 def merging_query(table: bytes) -> bytes:
     """See `MERGING`; its parameter is the number of members (int8)."""
     return MERGING % literal(table)
-
-
-def facts_query(table: bytes) -> bytes:
-    """See `FACTS`; it has no parameter."""
-    return FACTS % literal(table)
 
 
 def count_query(table: bytes) -> bytes:
@@ -99,11 +93,6 @@ def fingerprint_execution(name: bytes, known: bytes | None) -> bytes:
 def merging_execution(name: bytes, members: int) -> bytes:
     """Bind and Execute of the query that is prepared as ``name``: `merging_query` or `count_query`."""
     return _execution(name, struct.pack("!Iq", 8, members))
-
-
-def facts_execution(name: bytes) -> bytes:
-    """Bind and Execute of the query that is prepared as ``name``."""
-    return frame(b"B", b"\0%b\0\0\0\0\0\0\1\0\1" % name) + EXECUTE_ALL_FRAME
 
 
 def _execution(name: bytes, parameter: bytes) -> bytes:
