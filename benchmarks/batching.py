@@ -51,7 +51,7 @@ def _measure_p1_keyed(ground: Ground) -> Sample:
 def _measure_p1_unix(ground: Ground) -> Sample:
     """All of it through Unix sockets: both ways of the clients, and the proxy's to the server."""
     direct = local(ground.direct)
-    with proxy_for(direct.address) as started:
+    with proxy_for(direct.address, with_socket=True) as started:
         proxy = Peer("proxy", replace(direct.address, host=started.folder, port=started.port), started.pid)
         here = replace(ground, direct=direct, pgbouncer=None, proxy=proxy, metrics=started.metrics)
         return _measure_p1(here)

@@ -94,7 +94,8 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A proxy that runs as our child: its process id, its port, its Unix socket's folder, where its metrics are."""
+    """A proxy that runs as our child: its process id, its port, its folder (of its Unix socket, too, if it has one),
+    where its metrics are."""
 
     pid: int
     port: int
@@ -323,12 +324,13 @@ def proxy_config(port: int, metrics_port: int, server: Address, sslrootcert: str
 
 
 @contextmanager
-def proxy_for(server: Address, sslrootcert: str = "") -> Iterator[Proxy]:
-    """A proxy before this server, started as operators start it."""
+def proxy_for(server: Address, sslrootcert: str = "", *, with_socket: bool = False) -> Iterator[Proxy]:
+    """A proxy before this server, started as operators start it; ``with_socket``: it has a Unix socket, too."""
     port, metrics_port = free_port(), free_port()
     with tempfile.TemporaryDirectory(prefix="tqdb-bench-") as name:
         folder = Path(name)
-        (folder / "proxy.ini").write_text(proxy_config(port, metrics_port, server, sslrootcert, name))
+        config = proxy_config(port, metrics_port, server, sslrootcert, name if with_socket else "")
+        (folder / "proxy.ini").write_text(config)
         command = [sys.executable, "-c", TWISTD, "-n", "--pidfile=", "tqdbproxy", "--config", str(folder / "proxy.ini")]
         home = str(Path(tqdbproxy.__file__).parent.parent)
         path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
