@@ -89,8 +89,8 @@ async def measure(reactor: Any, callers: int) -> list[Figures]:
     metrics = counted(registry, callers)
     sources = Sources("0", 0.0, reactor.seconds, metrics, dict, list, lambda: 0, lambda: None)
     site = make_site(registry, sources, lambda: True, reactor)
-    listener = transport.Listener(TcpAddress("127.0.0.1", 0))
-    await listener.start(lambda: cast(Any, site.buildProtocol(None)))
+    listener = transport.Listener(TcpAddress("127.0.0.1", 0), lambda: cast(Any, site.buildProtocol(None)))
+    await listener.start()
     try:
         return [await read(reactor, f"http://{listener.address}/", page) for page in PAGES]
     finally:

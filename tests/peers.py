@@ -82,6 +82,9 @@ class MemoryTransport:
     def getPeer(self) -> Any:
         return ("192.0.2.1", 1234)
 
+    def is_local(self) -> bool:
+        return self.user is not None
+
     def peer_user(self) -> int | None:
         return self.user
 

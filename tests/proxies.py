@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +61,13 @@ def start_proxy(folder: Path, primary: str, text: str = "", **environ: str) -> R
     ``text`` is the configuration file. The addresses are given by the environment, and so win; ``ALSO_LISTEN`` in
     ``environ`` is one more to listen on.
     """
-    port, metrics_port = free_ports(2)
+    with reserved_ports(2) as (port, metrics_port):
+        return _start_on(port, metrics_port, folder, primary, text, environ)
+
+
+def _start_on(
+    port: int, metrics_port: int, folder: Path, primary: str, text: str, environ: dict[str, str]
+) -> RunningProxy:
     environ["TQDBPROXY_POSTGRES_LISTEN"] = ", ".join(filter(None, (f"{HOST}:{port}", environ.pop("ALSO_LISTEN", ""))))
     environ["TQDBPROXY_METRICS_LISTEN"] = f"{HOST}:{metrics_port}"
     environ["TQDBPROXY_POSTGRES_MAIN_PRIMARY"] = primary
@@ -94,11 +102,16 @@ def _heed_ctrl_c() -> None:
 
 def free_ports(count: int) -> list[int]:
     """Ports that nobody uses now, each another."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind((HOST, 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
+    with reserved_ports(count) as ports:
+        return ports
+
+
+@contextmanager
+def reserved_ports(count: int) -> Iterator[list[int]]:
+    """Ports that nobody else gets meanwhile: they are bound, so that one who means them (SO_REUSEADDR) can listen."""
+    with ExitStack() as stack:
+        holders = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for holder in holders:
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            holder.bind((HOST, 0))
+        yield [holder.getsockname()[1] for holder in holders]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from tqdbproxy import tls
-from tqdbproxy.addresses import POSTGRES_PORT, TcpAddress, UnixAddress
+from tqdbproxy.addresses import POSTGRES_PORT, ListenAddress, TcpAddress, UnixAddress
 from tqdbproxy.core.writebatch.adaptive import Bounds
 from tqdbproxy.core.writebatch.types import Limits
 from tqdbproxy.postgres.servers.groups import GroupPlan
@@ -69,13 +69,13 @@ def bounds(settings: WriteBatchSettings) -> Bounds:
     )
 
 
-def client_addresses(settings: Settings) -> list[TcpAddress | str]:
-    """The sockets to bind for clients; a directory gets libpq's name for the socket in it."""
-    addresses = [a for a in settings.postgres.listen if isinstance(a, TcpAddress)]
+def client_addresses(settings: Settings) -> list[ListenAddress | str]:
+    """Where to listen for clients; a directory gets libpq's name for the socket in it."""
+    addresses = settings.postgres.listen
     path = settings.postgres.socket
     if path is None:
         return [*addresses]
-    port = addresses[0].port if addresses else POSTGRES_PORT
+    port = next((a.port for a in addresses if isinstance(a, TcpAddress)), POSTGRES_PORT)
     return [*addresses, UnixAddress(path, port).path if os.path.isdir(path) else path]
 
 

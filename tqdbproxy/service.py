@@ -20,16 +20,13 @@ from typing import Any, cast
 from prometheus_client import CollectorRegistry
 from twisted.application.service import Service
 from twisted.internet import reactor as _reactor
-from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.endpoints import serverFromString
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorCore, IReactorTime
-from twisted.internet.protocol import Factory
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import ILogObserver
 from twisted.python.components import Componentized
 
 from tqdbproxy import config, logs, plans, tls, transport
-from tqdbproxy.addresses import EndpointDescription, TcpAddress
 from tqdbproxy.core.caching import EVERYTHING, Cache
 from tqdbproxy.core.caching import Bounds as CacheBounds
 from tqdbproxy.core.metrics import Metrics
@@ -96,11 +93,10 @@ class ProxyService(Service):
         self._hub.console = self._console()
         self._apply(settings)
         self._site = make_site(registry, self._sources(), self._groups.ready, cast(IReactorTime, reactor))
-        self._listeners = [transport.Listener(address) for address in plans.client_addresses(settings)]
+        self._listeners = [transport.Listener(a, self._client) for a in plans.client_addresses(settings)]
         self._metrics_listeners = [
-            transport.Listener(address) for address in settings.metrics.listen if isinstance(address, TcpAddress)
+            transport.Listener(a, lambda: self._site.buildProtocol(None)) for a in settings.metrics.listen
         ]
-        self._ports: list[Any] = []
         self._log: logs.JsonLog | None = None
         self._show()
 
@@ -129,17 +125,9 @@ class ProxyService(Service):
     def _start(self) -> None:
         self._batches.start()
         for listener in self._listeners:
-            listener.start(self._client)
-            log.info("clients connect to {address}", address=listener.address)
+            self._accept(listener, "clients connect to {address}")
         for listener in self._metrics_listeners:
-            listener.start(lambda: self._site.buildProtocol(None))
-            log.info("metrics at http://{address}/metrics, status page at http://{address}/", address=listener.address)
-        for address in self._settings.postgres.listen:
-            if isinstance(address, EndpointDescription):
-                self._listen_on(address, Factory.forProtocol(self._client))
-        for address in self._settings.metrics.listen:
-            if isinstance(address, EndpointDescription):
-                self._listen_on(address, self._site)
+            self._accept(listener, "metrics at http://{address}/metrics, status page at http://{address}/")
         self._groups.start()
         self._purges.start()
         # What has been made until now stays: the collector needn't look at it again.
@@ -149,13 +137,11 @@ class ProxyService(Service):
     def _client(self) -> ClientProtocol:
         return ClientProtocol(self._hub)
 
-    def _listen_on(self, address: EndpointDescription, factory: Any) -> None:
-        listening = serverFromString(reactor, address.text).listen(factory)
-        listening.addCallbacks(self._ports.append, self._cannot_listen, errbackArgs=(address,))
-
-    def _cannot_listen(self, failure: Any, address: EndpointDescription) -> None:
-        log.critical("can't listen on {address}: {reason}", address=address, reason=failure.getErrorMessage())
-        reactor.stop()
+    def _accept(self, listener: transport.Listener, announcement: str) -> None:
+        address = str(listener.address)
+        accepting = listener.start()
+        accepting.addCallback(lambda _none: log.info(announcement, address=address))
+        accepting.addErrback(lambda why: log.failure("can't accept on {address}", why, address=address))
 
     def stopService(self) -> Deferred[Any]:
         """Accept no more, execute and answer what waits, end the sessions; see `Hub.close`."""
@@ -163,9 +149,7 @@ class ProxyService(Service):
         log.info("draining {count} clients", count=len(self._hub.clients))
         for listener in self._listeners:
             listener.stop()
-        closing = [port.stopListening() for port in self._ports]
-        drained: Deferred[Any] = DeferredList([self._hub.close(), *(d for d in closing if d is not None)])
-        return drained.addBoth(self._stopped)
+        return self._hub.close().addBoth(self._stopped)
 
     def _stopped(self, _result: Any) -> None:
         self._batches.stop()

@@ -27,10 +27,11 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tqdbproxy.addresses import TcpAddress, UnixAddress
+from tqdbproxy.addresses import ListenAddress, TcpAddress, UnixAddress
+from tqdbproxy.endpoints import open_endpoint
 from tqdbproxy.errors import ConfigError, ServerUnreachable, TlsFailed
 from tqdbproxy.logs import logger
-from tqdbproxy.sockets import bind_tcp, bind_unix
+from tqdbproxy.sockets import BACKLOG, bind_tcp, bind_unix
 
 log = logger(__name__)
 
@@ -42,8 +43,6 @@ HIGH_WATER = 256 * 1024
 
 SHUTDOWN_TIMEOUT_S = 5.0
 """How long a TLS peer may take to read what is queued and to say goodbye, once we have closed."""
-
-BACKLOG = 1024
 
 CREDENTIALS = struct.Struct("3i")
 """Linux' ``struct ucred``: process, user, group."""
@@ -212,10 +211,15 @@ class Wire(asyncio.Protocol):
         """See `ITransport`: our end's address as the socket module gives it."""
         return self._inner.get_extra_info("sockname")
 
+    def is_local(self) -> bool:
+        """Whether the other end is on a Unix socket of this machine."""
+        sock = self._inner.get_extra_info("socket")
+        return sock is not None and sock.family == socket.AF_UNIX
+
     def peer_user(self) -> int | None:
         """The system's user at the other end of a Unix socket, as the kernel says; None where it doesn't."""
         sock = self._inner.get_extra_info("socket")
-        if sock is None or sock.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
+        if not (self.is_local() and hasattr(socket, "SO_PEERCRED")):
             return None
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
         user: int = CREDENTIALS.unpack(credentials)[1]
@@ -403,31 +407,48 @@ async def _connect(address: Address, protocol: Protocol, timeout_s: float) -> Wi
 
 
 class Listener:
-    """A bound socket that starts to accept when the reactor runs.
+    """A listening socket whose connections are accepted when the reactor runs.
 
-    It is bound at once, so that an address that can't be had is an error before anything has started.
+    It listens at once, so that an address that can't be had is an error before anything has started.
     """
 
-    def __init__(self, address: TcpAddress | str) -> None:
-        """``address`` is TCP or the path of a Unix socket. Raises `ConfigError` if it can't be bound."""
+    def __init__(self, address: ListenAddress | str, make_protocol: Callable[[], Protocol]) -> None:
+        """``address`` is TCP, an endpoint's description or the path of a Unix socket; each connection gets a protocol.
+
+        Raises `ConfigError` if nobody can listen there.
+        """
+        self._make = make_protocol
+        self._path: str | None = None
+        self._servers: list[asyncio.Server] = []
+        self.address = address
         try:
-            self._sockets = bind_unix(address) if isinstance(address, str) else bind_tcp(address)
-        except OSError as problem:
-            raise ConfigError(f"can't listen on {address}: {problem.strerror or problem}") from problem
-        self.address: TcpAddress | str = address
+            self._sockets = self._bind(address)
+        except Exception as problem:
+            raise ConfigError(f"can't listen on {address}: {_why_not(problem)}") from problem
         if isinstance(address, TcpAddress):
             self.address = TcpAddress(address.host, self._sockets[0].getsockname()[1])
-        self._servers: list[asyncio.Server] = []
 
-    def start(self, make_protocol: Callable[[], Protocol]) -> Deferred[None]:
-        """Accept connections, each with a new protocol; the reactor must run."""
-        return _deferred(self._start(make_protocol))
+    def _bind(self, address: ListenAddress | str) -> list[socket.socket]:
+        if isinstance(address, TcpAddress):
+            return bind_tcp(address)
+        if isinstance(address, str):
+            self._path = address
+            return bind_unix(address)
+        opened = open_endpoint(address.text, self._make)
+        self._path = opened.path
+        # An endpoint may put a protocol of its own in front of ours (haproxy: does).
+        self._make = lambda: cast(Protocol, opened.factory.buildProtocol(None))
+        return opened.bound
 
-    async def _start(self, make_protocol: Callable[[], Protocol]) -> None:
+    def start(self) -> Deferred[None]:
+        """Accept connections; the reactor must run."""
+        return _deferred(self._start())
+
+    async def _start(self) -> None:
         loop = asyncio.get_running_loop()
         for sock in self._sockets:
             create: Any = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
-            self._servers.append(await create(lambda: Wire(make_protocol()), sock=sock, backlog=BACKLOG))
+            self._servers.append(await create(lambda: Wire(self._make()), sock=sock, backlog=BACKLOG))
 
     def stop(self) -> None:
         """Accept no more; connections that exist stay."""
@@ -435,6 +456,15 @@ class Listener:
             server.close()
         for sock in self._sockets:
             sock.close()
-        if isinstance(self.address, str):
+        if self._path is not None:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.address)
+                os.unlink(self._path)
+
+
+def _why_not(problem: Exception) -> str:
+    """Why nobody can listen, in words; an endpoint's parser raises whatever comes."""
+    if isinstance(problem, OSError) and problem.strerror:
+        return problem.strerror
+    if isinstance(problem, LookupError):
+        return f"there is nothing with this name or number ({problem})"
+    return str(problem) or type(problem).__name__

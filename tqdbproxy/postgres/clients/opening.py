@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Protocol, connectionDone
@@ -118,8 +119,7 @@ class ClientProtocol(Protocol):
         return False
 
     def _answer_tls(self, received: bytes | None) -> bool:
-        # A listener made from an endpoint description has Twisted's own transports, which can't change to TLS.
-        context = self._hub.tls_context if hasattr(self.transport, "start_tls") else None
+        context = self._hub.tls_context
         if context is None:
             if received is not None:
                 self._drop("a TLS handshake, but tls is off")
@@ -162,6 +162,7 @@ class ClientProtocol(Protocol):
 
     def _begin(self, event: Begins) -> None:
         message = event.message
+        self.peer = _shown(self.transport.getPeer())  # now known, if a load balancer tells it (haproxy:)
         self.user = message.option(b"user").decode(errors="replace")
         self.database = message.option(b"database").decode(errors="replace") or self.user
         self._application = message.option(b"application_name").decode(errors="replace")
@@ -181,10 +182,10 @@ class ClientProtocol(Protocol):
     def _is_operator(self) -> bool:
         """It asks for the console, and needs no password for it."""
         console = self._hub.console
-        return console is not None and console.leads_to(self.database) and console.trusts(self.transport.peer_user())
+        return console is not None and console.leads_to(self.database) and console.trusts(self._local_user())
 
     def _begin_console(self, message: StartupMessage, entry: ConsoleEntry) -> None:
-        if entry.trusts(self.transport.peer_user()):
+        if entry.trusts(self._local_user()):
             self.transport.write(greeting(message))
             self._enter(entry, self._kept)
             return
@@ -216,7 +217,14 @@ class ClientProtocol(Protocol):
 
     def _in_clear(self) -> bool:
         """Somebody could listen. Not on a Unix socket: libpq wants no TLS there, whatever its sslmode."""
-        return not self._startup.encrypted and isinstance(self.transport.getPeer(), tuple)
+        return not (self._startup.encrypted or self._is_local())
+
+    def _is_local(self) -> bool:
+        """It is on this machine, and not somebody for whom a load balancer on this machine speaks."""
+        return self.transport.is_local() and not isinstance(self.transport.getPeer(), IPv4Address | IPv6Address)
+
+    def _local_user(self) -> int | None:
+        return self.transport.peer_user() if self._is_local() else None
 
     def _connected(self, server: ServerEnd, message: StartupMessage) -> Any:
         if self._lost:
@@ -290,9 +298,8 @@ class ClientProtocol(Protocol):
         running.server_lost()
 
     def _rebind(self) -> None:
-        """``dataReceived`` is another function now, which our transports have to be told."""
-        if hasattr(self.transport, "rebind"):
-            self.transport.rebind()
+        """``dataReceived`` is another function now, which the transport has to be told."""
+        self.transport.rebind()
 
     def _too_slow(self) -> None:
         self._timeout = None
@@ -391,4 +398,6 @@ class ClientProtocol(Protocol):
 def _shown(peer: object) -> str:
     if isinstance(peer, tuple):
         return f"{peer[0]}:{peer[1]}"
+    if isinstance(peer, IPv4Address | IPv6Address):  # as a load balancer has told it
+        return f"{peer.host}:{peer.port}"
     return "on the Unix socket" if not peer else str(peer)

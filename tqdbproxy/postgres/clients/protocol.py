@@ -68,8 +68,7 @@ class SessionProtocol:
         self._forward: Callable[[bytes], None] = server.transport.write
         self._read = session.read
         self._write: Callable[[bytes], None] = transport.write
-        # Transports of Twisted's own, where the operator gave an endpoint, have but one way.
-        self._reply: Callable[[bytes], None] = getattr(transport, "write_now", transport.write)
+        self._reply: Callable[[bytes], None] = transport.write_now
         self._now = hub.clock.seconds
         self._kept = b""
         self._waiting: Unit | None = None
