@@ -87,6 +87,15 @@ def test_the_rate_is_per_second_whatever_the_interval() -> None:
     assert (bench.window.writes_per_second, bench.window.delay_s) == (104, 0.008)
 
 
+def test_the_rate_is_that_of_the_time_that_has_passed() -> None:
+    """A reactor that was busy calls once for all the intervals that it has missed."""
+    bench = Bench()
+    bench.window.start()
+    bench.written += 270
+    bench.clock.advance(3)
+    assert (bench.window.writes_per_second, bench.window.delay_s) == (90, 0.002)
+
+
 def test_it_can_be_set() -> None:
     bench = Bench()
     bench.window.delay_s = 0.002

@@ -7,8 +7,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
 from tests import builders as m
-from tests.exchanges import ANSWER, KEPT, REPLY, VIEW, scripted, session, two, write
-from tests.peers import Client, World
+from tests.exchanges import ANSWER, BATCH, KEPT, REPLY, VIEW, scripted, session, two, write
+from tests.peers import Client, Script, World
 from tqdbproxy.core.writebatch.types import Limits
 
 # Cancel
@@ -53,6 +53,16 @@ def test_the_forward_lane_is_cancelled_with_the_servers_own_key() -> None:
     heard.callback(None)
     world.settle()
     assert asks.transport.lost
+
+
+def test_nothing_comes_behind_a_cancel_request() -> None:
+    world = scripted()
+    world.wall.answer = Deferred()
+    client = session(world)
+    client.says(m.query("select 1"))
+    asks = cancel(world, b"\0\0\0\0key")
+    assert asks.says(m.startup(user="u")) == b""
+    assert asks.connection is None
 
 
 def test_a_key_that_is_not_ours() -> None:
@@ -232,6 +242,26 @@ def test_draining() -> None:
     assert m.error_of(reply)["C"] == "57P01"
     assert (ended, world.hub.clients) == ([None], set())
     assert b"insert into t values (2)" in world.books
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_draining_waits_for_the_writes_of_those_who_have_left(beside: bool) -> None:
+    world = World(KEPT, make_server=Script)
+    one, other = session(world), session(world)
+    if beside:
+        session(world)
+    for client in (one, other):
+        client.sends(write("1"), m.TERMINATE)
+    world.settle()
+    for client in (one, other):
+        client.closes()
+    ended: list[object] = []
+    world.hub.close().addCallback(ended.append)
+    world.settle()
+    assert m.kinds(one.server.hears()) == BATCH
+    assert (ended, world.batches.pending) == ([], 2)
+    one.answers(ANSWER)
+    assert (len(ended), world.batches.pending) == (1, 0)
 
 
 def test_draining_has_an_end() -> None:

@@ -511,6 +511,17 @@ def test_a_session_that_can_not_take_its_result() -> None:
     assert [event["log_failure"].type for event in events] == [ZeroDivisionError]
 
 
+def test_a_session_that_can_not_execute_its_write_alone() -> None:
+    it = rig()
+    it.manager.submit(Deaf(BatchKey(IDENTITY, "a"), "a", 1, 0.1, "a1", "a1"))
+    with capturedLogs() as events:
+        it.clock.advance(0.125)
+    assert [event["log_failure"].type for event in events] == [ZeroDivisionError]
+    it.write("a2", "a3")
+    it.clock.advance(0.125)
+    assert it.server.got == ["a2 a3"], "the next batch of this key runs"
+
+
 # Limits and ends
 
 

@@ -8,6 +8,7 @@ from tests import builders as m
 from tests.exchanges import ANSWER, BATCH, KEPT, REPLY, TAG, VIEW, WRITE, scripted, session, two, write
 from tests.peers import Script, World
 from tqdbproxy.core.writebatch.types import Limits
+from tqdbproxy.postgres.clients.walk import INSPECTED
 
 # The forward lane
 
@@ -214,6 +215,31 @@ def test_the_view_in_a_pipeline_keeps_its_place(asks: bytes, together: bool) -> 
     assert client.server.hears() == m.query("select 2")
     assert client.answers(m.complete("TWO"), m.ready()).startswith(m.complete("TWO") + m.ready())
     assert not client.transport.paused
+
+
+@pytest.mark.parametrize("asks", [VIEW, m.unit("select * from pg_tqdb_status")], ids=m.kinds)
+def test_more_questions_at_once_than_python_has_frames(asks: bytes) -> None:
+    client = session(World())
+    assert m.kinds(client.says(asks * 2000)).count("Z") == 2000
+
+
+def test_many_units_behind_one_that_the_server_has_not_seen() -> None:
+    """What is prepared no more is repaired in front of the first that uses it; the others pass one by one."""
+    world = scripted()
+    one, _other = two(world)
+    one.answers(ANSWER)
+    units = (m.bind(b"1", statement="s") + m.execute() + m.SYNC) * 2000
+    one.says(units)
+    assert one.server.hears() == units
+
+
+def test_a_message_about_the_view_has_a_longest_size() -> None:
+    client = session(World())
+    client.says(m.parse("select * from pg_tqdb_status"))
+    announced = b"B" + (1 << 29).to_bytes(4, "big")
+    assert client.says(announced + bytes(INSPECTED - 5)) == b""
+    assert m.error_of(client.says(b"\0"))["C"] == "08P01"
+    assert client.transport.lost
 
 
 def test_the_view_after_a_batch() -> None:

@@ -14,6 +14,7 @@ import socket
 import ssl
 import struct
 import sys
+import time
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from math import ceil, isfinite
@@ -79,6 +80,8 @@ def install_reactor() -> None:
         loop = Loop()
         loop.set_exception_handler(_log_loop_error)
         asyncioreactor.install(loop)
+        # Twisted's own is the wall clock, which somebody may put back: windows, ttl and timeouts would stand still.
+        sys.modules["twisted.internet.reactor"].seconds = time.monotonic  # type: ignore[attr-defined]
     elif not isinstance(installed, asyncioreactor.AsyncioSelectorReactor):
         raise ConfigError(f"the reactor {type(installed).__name__} can't be used: start twistd without --reactor")
 

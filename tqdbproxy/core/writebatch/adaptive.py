@@ -62,6 +62,8 @@ class AdaptiveWindow:
         self._before = written()
         self._delay_s = bounds.initial_s
         self.writes_per_second = 0.0
+        self._clock = clock
+        self._since = 0.0
         self._loop = LoopingCall(self._adjust)
         self._loop.clock = clock
 
@@ -92,6 +94,7 @@ class AdaptiveWindow:
     def start(self) -> None:
         """Begin to measure."""
         self._before = self._written()
+        self._since = self._clock.seconds()
         self._loop.start(self._bounds.interval_s, now=False)
 
     def stop(self) -> None:
@@ -100,9 +103,10 @@ class AdaptiveWindow:
             self._loop.stop()
 
     def _adjust(self) -> None:
-        written = self._written()
-        self.writes_per_second = (written - self._before) / self._bounds.interval_s
-        self._before = written
+        written, now = self._written(), self._clock.seconds()
+        # Not the interval: a busy reactor calls late, and then not once for each interval that was missed.
+        self.writes_per_second = (written - self._before) / (now - self._since)
+        self._before, self._since = written, now
         delay_s = next_delay(self._delay_s, self.writes_per_second, self._bounds)
         if delay_s != self._delay_s:
             self._metrics.delay_adjustments["up" if delay_s > self._delay_s else "down"] += 1

@@ -23,7 +23,7 @@ from tqdbproxy.core.writebatch.executor import Executor
 from tqdbproxy.core.writebatch.group import Group
 from tqdbproxy.core.writebatch.policy import GRACE_S, beginning_of, quorum_reached
 from tqdbproxy.core.writebatch.rounds import Batch
-from tqdbproxy.core.writebatch.types import Company, Expired, Limits, Result, Withdrawn, Write
+from tqdbproxy.core.writebatch.types import Alone, Company, Expired, Limits, Result, Withdrawn, Write
 
 log = Logger()
 
@@ -293,6 +293,8 @@ class Manager:
             except Exception:
                 # A fault of the proxy's own in one session must not keep the other members' answers from them.
                 log.failure("a session could not take the result of its write")
+                if isinstance(result, Alone) and not result.finished.called:
+                    result.finished.callback(None)  # nobody else would, and the next batch of its key waits for it
         if not self.pending and self._drained:
             self.stop()
             drained, self._drained = self._drained, []

@@ -215,9 +215,7 @@ class Hub:
         self.clients.discard(client)
         if self._sessions.get(cancel_key) is client:
             del self._sessions[cancel_key]
-        if self._closing is not None and not self.clients:
-            closing, self._closing = self._closing, Deferred()
-            closing.callback(None)
+        self._look_whether_all_are_gone()
 
     def states(self) -> dict[tuple[str, ...], float]:
         """How many clients there are, by state."""
@@ -239,17 +237,19 @@ class Hub:
     def close(self) -> Deferred[None]:
         """End all sessions: waiting writes are executed and answered, open transactions have some time left.
 
-        Fires when no client is left.
+        Fires when no client is left, and every write that was accepted has been executed, its client's gone or not.
         """
-        if not self.clients:
-            return succeed(None)
-        closed: Deferred[None] = Deferred()
-        self._closing = closed
-        self.batches.close()
+        gone = self._closing = Deferred()
+        ended = DeferredList([self.batches.close(), gone])
+        timer = self.clock.callLater(self.limits.shutdown_timeout_s, self._end_all)
         for client in list(self.clients):
             client.drain()
-        timer = self.clock.callLater(self.limits.shutdown_timeout_s, self._end_all)
-        return closed.addCallback(lambda _none: timer.cancel() if timer.active() else None)
+        self._look_whether_all_are_gone()
+        return ended.addCallback(lambda _: timer.cancel() if timer.active() else None)
+
+    def _look_whether_all_are_gone(self) -> None:
+        if self._closing is not None and not self.clients and not self._closing.called:
+            self._closing.callback(None)
 
     def _end_all(self) -> None:
         """What they are doing is cancelled first: it may not go on, and be committed, after they were sent away."""

@@ -113,6 +113,7 @@ class ClientProtocol(Protocol):
             return self._answer_tls(event.received)
         if isinstance(event, Cancels):
             # Closed when the server has heard of it, as a server does it: libpq and asyncpg wait for that.
+            self._busy = True
             self._hub.cancel(event.key).addBoth(lambda _result: self.transport.loseConnection())
         else:
             self._begin(event)

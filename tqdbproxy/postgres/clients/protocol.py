@@ -121,14 +121,33 @@ class SessionProtocol:
             return
         if step is None:
             self._forward(data)
-        elif step.fetch is not None:
-            self._await(step, step.fetch)
-        elif step.unit is not None:
-            self._submit(step)
         else:
-            self._take(step)
+            self._do(step)
 
-    def _take(self, step: Step) -> None:
+    def _do(self, step: Step) -> None:
+        """What `Session.read` has decided, and then what is behind it: a client may say a thousand things at once."""
+        while True:
+            if step.fetch is not None:
+                self._await(step, step.fetch)
+                return
+            if step.unit is not None:
+                self._submit(step)
+                return
+            rest = self._take(step)
+            if not rest:
+                return
+            try:
+                following = self._read(rest)
+            except FramingError as problem:
+                self._refuse(problem)
+                return
+            if following is None:
+                self._forward(rest)
+                return
+            step = following
+
+    def _take(self, step: Step) -> bytes:
+        """A step that waits for nobody; what is to be read next."""
         if step.sink is not None:
             self._capture(step.sink)
         if step.forward:
@@ -141,10 +160,11 @@ class SessionProtocol:
             self._held = True
             self._keep(step.rest)
         elif step.rest and (step.forward or step.local):
-            self.received(step.rest)
+            return step.rest
         else:
             self._kept = step.rest
             self._end_if_over()
+        return b""
 
     def _keep(self, data: bytes) -> None:
         """What can't be handled yet; reading stops with the first of it."""
@@ -250,15 +270,9 @@ class SessionProtocol:
     def _go_on(self, step: Step) -> None:
         """What was waited for takes its way now, and what has been kept comes behind it."""
         step.rest, self._kept = self._kept, b""
-        if step.fetch is not None:
-            self._await(step, step.fetch)
-            return
-        if step.unit is not None:
-            self._submit(step)
-        else:
-            if step.rest:
-                self._transport.resumeProducing()
-            self._take(step)
+        if step.rest and step.fetch is None and step.unit is None:
+            self._transport.resumeProducing()
+        self._do(step)
         self._end_if_over()
 
     # The cache lane

@@ -169,6 +169,8 @@ class Session(Walk):
         if self.sent != self.done and self.tracked:
             return Step(rest=data, hold=True)
         local, used = self.view.answer(data, self.last(), self.status)
+        if not used and len(data) > INSPECTED:
+            return Step(refuse="a message about pg_tqdb_status is too long")
         if self.view.knows(b""):
             self.prepared.dropped(b"")
         return Step(local=local, rest=data[used:])
