@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
@@ -127,3 +129,16 @@ def test_a_timer_that_is_never_due() -> None:
     loop = Loop()
     loop.call_at(float("inf"), pytest.fail).cancel()
     loop.close()
+
+
+def test_timers_go_on_when_somebody_puts_the_clock_back() -> None:
+    program = """
+import itertools, time
+time.time = itertools.count(1e9, -1).__next__
+from tqdbproxy.transport import install_reactor
+install_reactor()
+from twisted.internet import reactor
+reactor.callLater(0.01, reactor.stop)
+reactor.run()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
