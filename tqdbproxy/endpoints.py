@@ -48,10 +48,6 @@ class Sockets:
         sock.setblocking(False)
         self._take([sock], factory)
 
-    def listenSSL(self, *_args: object, **_more: object) -> None:
-        """See `twisted.internet.interfaces.IReactorSSL`."""
-        raise ValueError("PostgreSQL's clients begin TLS themselves: [postgres] tls, tls_cert and tls_key are for that")
-
     def _take(self, sockets: list[socket.socket], factory: Factory) -> None:
         self.bound = sockets
         self.factory = factory
@@ -71,6 +67,8 @@ def open_endpoint(description: str, make: Callable[[], Protocol]) -> Sockets:
 
     Raises whatever the endpoint's parser raises: `ValueError`, `TypeError`, `LookupError`, `OSError` among others.
     """
+    if description.startswith("ssl:"):
+        raise ValueError("clients ask for TLS themselves: [postgres] tls, tls_cert and tls_key are for that")
     sockets = Sockets()
     problems: list[Failure] = []
     listening: Any = serverFromString(sockets, description).listen(_Maker(make))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 from tests.builders import startup
 from tests.integration.waiting import wait_for
 from tests.integration.wire import Wire
-from tests.proxies import HOST, STOP_TIMEOUT_S, TWISTD, RunningProxy, free_ports
+from tests.proxies import HOST, STOP_TIMEOUT_S, TWISTD, RunningProxy, free_ports, is_at_work
 
 JSON = "[log]\nformat = json\n"
 NOBODY = "127.0.0.1:1"
@@ -58,9 +57,8 @@ class Twistd:
         )
 
     def accepts(self) -> bool:
-        """Whether clients can connect."""
-        with socket.socket() as probe:
-            return probe.connect_ex((HOST, self.port)) == 0
+        """Whether clients are served."""
+        return is_at_work(self.port)
 
     def stop(self) -> str:
         """What it has printed."""
