@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 
 from tqdbproxy.core.caching import ENTRY_OVERHEAD, MAX_NAMES, NAME_OVERHEAD, Bounds, Cache, Entry, Fetch, Scope
 from tqdbproxy.core.statement import CacheKey, Identity
@@ -125,6 +126,27 @@ def test_no_answer_for_others(rig: Rig, end: str, again: bool) -> None:
     fetch.join(waiter)
     getattr(fetch, end)()
     assert (waiter.told, rig.cache.fetching, len(rig.cache)) == ([again], 0, 0)
+
+
+@pytest.mark.parametrize("end", ["answered", "failed", "lost"])
+def test_a_fault_of_one_is_not_the_others(rig: Rig, end: str) -> None:
+    class Faulty(Waiter):
+        def fetched(self, entry: Entry) -> None:
+            raise ValueError(entry)
+
+        def not_fetched(self, *, again: bool) -> None:
+            raise ValueError(again)
+
+    fetch, before, behind = rig.lead(), Waiter(), Waiter()
+    for waiter in (before, Faulty(), behind):
+        fetch.join(waiter)
+    with capturedLogs() as events:
+        if end == "answered":
+            assert fetch.answered("x", 1) is not None
+        else:
+            getattr(fetch, end)()
+    assert [event["log_failure"].type for event in events] == [ValueError]
+    assert before.told == behind.told == [{"answered": "x", "failed": False, "lost": True}[end]]
 
 
 def test_a_fetch_ends_once(rig: Rig) -> None:

@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from tqdbproxy.core.statement import CacheKey
+from tqdbproxy.logs import logger
+
+log = logger(__name__)
 
 EVERYTHING = "*"
 """The tag that every answer carries."""
@@ -186,7 +189,10 @@ class Fetch(_Tagged):
         else:
             entry.forget()
         for waiter in waiting:
-            waiter.fetched(entry)
+            try:
+                waiter.fetched(entry)
+            except Exception:
+                _log_fault()
         return entry
 
     def failed(self) -> None:
@@ -206,7 +212,10 @@ class Fetch(_Tagged):
     def _give_up(self, *, again: bool) -> None:
         if not self.over:
             for waiter in self._end():
-                waiter.not_fetched(again=again)
+                try:
+                    waiter.not_fetched(again=again)
+                except Exception:
+                    _log_fault()
 
     def _end(self) -> list[Waiter]:
         self.over = True
@@ -216,6 +225,11 @@ class Fetch(_Tagged):
         waiting = list(self._waiting)
         self._waiting.clear()
         return waiting
+
+
+def _log_fault() -> None:
+    # A fault of the proxy's own in one session must not keep the others' answers from them.
+    log.failure("a session could not take what it had waited for")
 
 
 class Counts:
