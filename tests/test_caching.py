@@ -206,7 +206,7 @@ def test_a_purge_takes_what_has_one_of_its_tags(rig: Rig) -> None:
 
 
 def test_scopes_are_apart(rig: Rig) -> None:
-    others = {"b": rig.cache.scope("main", b"e"), "c": rig.cache.scope("other", b"d")}
+    others = {"b": rig.cache.scope("main", b"e"), "c": rig.cache.scope("other", b"f")}
     rig.keep("a", "x")
     for name, scope in others.items():
         rig.keep(name, "x", scope=scope)
@@ -216,6 +216,19 @@ def test_scopes_are_apart(rig: Rig) -> None:
     assert rig.cache.purge(["x"], "main") == 1
     assert rig.kept() == "c"
     assert rig.cache.purge(iter(["y", "x"])) == 1
+
+
+def test_a_database_that_was_given_another_group(rig: Rig) -> None:
+    """Its sessions from before write where the new ones read."""
+    new = rig.cache.scope("other", b"d")
+    for purge in (
+        lambda: rig.scope.purge(("x",)),
+        lambda: rig.cache.purge(["x"], "main"),
+        lambda: rig.cache.purge(["x"], "other"),
+    ):
+        rig.keep("a", "x", scope=new)
+        purge()
+        assert rig.kept() == ""
 
 
 def test_a_fetch_that_is_purged_serves_those_who_asked_before(rig: Rig) -> None:

@@ -71,13 +71,18 @@ class _Tagged:
 
 
 class Scope:
-    """What a tag reaches: the answers from one database of one server group."""
+    """What a tag reaches: the answers from the databases of one name.
 
-    __slots__ = ("_counts", "_tagged")
+    At any time one server group serves that name. ``groups`` are all that ever did: a reload may have given the database
+    another group and left it on its server, where sessions from before go on writing.
+    """
+
+    __slots__ = ("_counts", "_tagged", "groups")
 
     def __init__(self, counts: Counts) -> None:
         self._tagged: dict[str, set[_Tagged]] = {}
         self._counts = counts
+        self.groups: set[str] = set()
 
     def purge(self, tags: Iterable[str]) -> None:
         """Drop what depends on one of these."""
@@ -257,7 +262,7 @@ class Cache:
         self._entries: dict[CacheKey, Entry] = {}
         self._order: OrderedDict[Entry, None] = OrderedDict()
         self._fetches: dict[CacheKey, Fetch] = {}
-        self._scopes: dict[tuple[str, Hashable], Scope] = {}
+        self._scopes: dict[Hashable, Scope] = {}
         self.touch: Callable[[Entry], None] = self._order.move_to_end
         """The entry was given to somebody; the least recently given one goes first. Only for one that is alive."""
 
@@ -281,10 +286,11 @@ class Cache:
         self._shrink()
 
     def scope(self, group: str, database: Hashable) -> Scope:
-        """The scope of tags for one database of one server group."""
-        scope = self._scopes.get((group, database))
+        """The scope of tags for a database, which this server group serves now."""
+        scope = self._scopes.get(database)
         if scope is None:
-            scope = self._scopes[group, database] = Scope(self.counts)
+            scope = self._scopes[database] = Scope(self.counts)
+        scope.groups.add(group)
         return scope
 
     def look(self, key: CacheKey, ttl_s: float) -> Found | None:
@@ -317,8 +323,8 @@ class Cache:
         """Drop what depends on one of these tags, in every database of the group (None: of all); how many went."""
         before = self.counts.purges
         tags = tuple(tags)
-        for (name, _database), scope in tuple(self._scopes.items()):
-            if group is None or name == group:
+        for scope in tuple(self._scopes.values()):
+            if group is None or group in scope.groups:
                 scope.purge(tags)
         return self.counts.purges - before
 
