@@ -10,7 +10,18 @@ import pytest
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
-from tqdbproxy.core.caching import ENTRY_OVERHEAD, MAX_NAMES, NAME_OVERHEAD, Bounds, Cache, Entry, Fetch, Scope
+from tqdbproxy.core.caching import (
+    ENTRY_OVERHEAD,
+    EVERYTHING,
+    EVERYWHERE,
+    MAX_NAMES,
+    NAME_OVERHEAD,
+    Bounds,
+    Cache,
+    Entry,
+    Fetch,
+    Scope,
+)
 from tqdbproxy.core.statement import CacheKey, Identity
 
 WHO = Identity("main", b"d", b"u", ())
@@ -229,6 +240,14 @@ def test_a_database_that_was_given_another_group(rig: Rig) -> None:
         rig.keep("a", "x", scope=new)
         purge()
         assert rig.kept() == ""
+
+
+def test_what_all_databases_share(rig: Rig) -> None:
+    rig.keep("a", "x")
+    rig.keep("b", "y", scope=rig.cache.scope("main", b"e"))
+    rig.keep("c", "y", scope=rig.cache.scope("other", b"f"))
+    rig.scope.purge((EVERYTHING, EVERYWHERE))
+    assert (rig.kept(), rig.cache.counts.purges) == ("c", 2)
 
 
 def test_a_fetch_that_is_purged_serves_those_who_asked_before(rig: Rig) -> None:

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from tqdbproxy.core.statement import Reason
-from tqdbproxy.postgres.relations import EVERYTHING, depended_on, purged_by, unite
+from tqdbproxy.postgres.relations import EVERYTHING, EVERYWHERE, depended_on, purged_by, unite
 from tqdbproxy.postgres.sql import Purging, Texts
 
 ALL = Texts(purging=Purging.ALL)
@@ -233,6 +233,7 @@ def test_whom_a_write_meets(reader: str, writer: str, meet: bool) -> None:
 
 def test_everything_is_more_than_anything_else() -> None:
     assert unite([("a",), EVERYTHING, ("b",)]) == EVERYTHING
+    assert unite([("a",), EVERYWHERE, EVERYTHING]) == EVERYWHERE
     assert unite([("a", "b"), ("b", "c")]) == ("a", "b", "c")
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tqdbproxy.core.caching import EVERYTHING as ANY_TAG
 from tqdbproxy.core.statement import Kind, Reason
 from tqdbproxy.postgres.effects import Change
-from tqdbproxy.postgres.relations import EVERYTHING, changed_by, depended_on, purged_by
+from tqdbproxy.postgres.relations import EVERYTHING, EVERYWHERE, changed_by, depended_on, purged_by
 from tqdbproxy.postgres.sql import PLAIN, Purging, Text, Texts, parse
 
 OF_B = ("table:b",)
@@ -93,8 +93,39 @@ def test_everything_is_what_every_answer_carries() -> None:
         # rights, and what only looks harmless
         ("ALTER TABLE b OWNER TO someone", EVERYTHING),
         ("DROP POLICY p ON b", EVERYTHING),
-        ("ALTER ROLE x SET work_mem = 1", EVERYTHING),
-        ("REASSIGN OWNED BY a TO b", EVERYTHING),
+        # what all databases of a server share
+        ("CREATE DATABASE d TEMPLATE t", EVERYWHERE),
+        ("DROP DATABASE d WITH (FORCE)", EVERYWHERE),
+        ("ALTER DATABASE d RENAME TO e", EVERYWHERE),
+        ("ALTER DATABASE d OWNER TO x", EVERYWHERE),
+        ("ALTER DATABASE d SET work_mem = 1", EVERYWHERE),
+        ("ALTER DATABASE d SET TABLESPACE s", EVERYWHERE),
+        ("GRANT CONNECT ON DATABASE d TO x", EVERYWHERE),
+        ("CREATE ROLE x", EVERYWHERE),
+        ("CREATE USER x PASSWORD 'y' IN ROLE z", EVERYWHERE),
+        ("ALTER ROLE x SET work_mem = 1", EVERYWHERE),
+        ("ALTER USER x RENAME TO y", EVERYWHERE),
+        ("ALTER GROUP x ADD USER y", EVERYWHERE),
+        ("DROP USER x", EVERYWHERE),
+        ("GRANT x TO y", EVERYWHERE),
+        ("REVOKE ADMIN OPTION FOR x FROM y", EVERYWHERE),
+        ("REASSIGN OWNED BY a TO b", EVERYWHERE),
+        ("DROP OWNED BY a CASCADE", EVERYWHERE),
+        ("ALTER SYSTEM SET work_mem = 1", EVERYWHERE),
+        ("CREATE TABLESPACE s LOCATION '/s'", EVERYWHERE),
+        ("ALTER TABLESPACE s RENAME TO t", EVERYWHERE),
+        ("DROP SUBSCRIPTION s", EVERYWHERE),
+        ("SECURITY LABEL ON ROLE x IS 'y'", EVERYWHERE),
+        ("UPDATE pg_database SET datallowconn = false", EVERYWHERE),
+        ("INSERT INTO b VALUES (1); GRANT x TO y", EVERYWHERE),
+        ("BEGIN; GRANT x TO y; COMMIT; BEGIN", EVERYWHERE),
+        ("DO $$ BEGIN CREATE\n ROLE x; END $$", EVERYWHERE),
+        ("DO $$ BEGIN INSERT INTO roles VALUES ('grants'); END $$", EVERYTHING),
+        (f"REVOKE {'x, ' * 20_000} y FROM z", EVERYWHERE),
+        ("DROP ROLE x FROBNICATE", EVERYWHERE),
+        ("DROP ROLE 'x", EVERYWHERE),
+        ("COMMENT ON DATABASE d IS 'x'", ()),
+        ("GRANT SELECT ON b TO x", EVERYTHING),
         ("COMMIT -- x\n PREPARED 'y'", EVERYTHING),
         ("PREPARE p AS DELETE FROM b; EXECUTE p", EVERYTHING),
         ("CREATE TABLE x AS EXECUTE p", EVERYTHING),

@@ -22,6 +22,9 @@ log = logger(__name__)
 EVERYTHING = "*"
 """The tag that every answer carries."""
 
+EVERYWHERE = "*\0"
+"""The tag of a change that concerns all databases of a server; no client can say it."""
+
 ENTRY_OVERHEAD = 1500
 """Bytes that an entry costs beyond its key's and its answer's (measured: ``docs``, "Caching", "Memory")."""
 NAME_OVERHEAD = 250
@@ -73,15 +76,15 @@ class _Tagged:
 class Scope:
     """What a tag reaches: the answers from the databases of one name.
 
-    At any time one server group serves that name. ``groups`` are all that ever did: a reload may have given the database
-    another group and left it on its server, where sessions from before go on writing.
+    At any time one server group serves that name. ``groups`` are all that ever did: a reload may have given the
+    database another group and left it on its server, where sessions from before go on writing.
     """
 
-    __slots__ = ("_counts", "_tagged", "groups")
+    __slots__ = ("_cache", "_tagged", "groups")
 
-    def __init__(self, counts: Counts) -> None:
+    def __init__(self, cache: Cache) -> None:
         self._tagged: dict[str, set[_Tagged]] = {}
-        self._counts = counts
+        self._cache = cache
         self.groups: set[str] = set()
 
     def purge(self, tags: Iterable[str]) -> None:
@@ -91,7 +94,10 @@ class Scope:
             if found:
                 for one in tuple(found):
                     one.purge()
-                    self._counts.purges += 1
+                    self._cache.counts.purges += 1
+            elif tag == EVERYWHERE:
+                for group in self.groups:
+                    self._cache.purge((EVERYTHING,), group)
 
     def enter(self, one: _Tagged) -> None:
         """Let purges find it."""
@@ -289,7 +295,7 @@ class Cache:
         """The scope of tags for a database, which this server group serves now."""
         scope = self._scopes.get(database)
         if scope is None:
-            scope = self._scopes[database] = Scope(self.counts)
+            scope = self._scopes[database] = Scope(self)
         scope.groups.add(group)
         return scope
 

@@ -19,10 +19,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
+from tqdbproxy.core import caching
 from tqdbproxy.postgres.effects import Node, nodes, strings
+from tqdbproxy.postgres.suspicion import may_administer
 
-EVERYTHING = ("*",)
+EVERYTHING = (caching.EVERYTHING,)
 """The tags of a change that may concern any answer of its database."""
+EVERYWHERE = (caching.EVERYTHING, caching.EVERYWHERE)
+"""The same, of all databases of its server."""
 
 _TABLE = "table:"
 # One tag for all names that aren't ASCII: how such a name is spelt, folded and cut depends on the encodings of client
@@ -51,6 +55,18 @@ _NAMING = _kinds(
     CreateSeqStmt AlterSeqStmt RuleStmt CreateTrigStmt"""
 )
 _TABLES = _kinds("OBJECT_TABLE OBJECT_VIEW OBJECT_MATVIEW OBJECT_FOREIGN_TABLE OBJECT_SEQUENCE OBJECT_INDEX")
+# What all databases of a server share: who there is, what he may do, which databases there are, how they begin.
+_SHARED = _kinds(
+    """CreatedbStmt DropdbStmt AlterDatabaseStmt AlterDatabaseSetStmt AlterDatabaseRefreshCollStmt CreateRoleStmt
+    AlterRoleStmt AlterRoleSetStmt DropRoleStmt GrantRoleStmt ReassignOwnedStmt DropOwnedStmt AlterSystemStmt
+    CreateTableSpaceStmt DropTableSpaceStmt AlterTableSpaceOptionsStmt CreateSubscriptionStmt AlterSubscriptionStmt
+    DropSubscriptionStmt"""
+)
+_SHARED_OBJECTS = _kinds("OBJECT_DATABASE OBJECT_ROLE OBJECT_TABLESPACE OBJECT_SUBSCRIPTION OBJECT_PARAMETER_ACL")
+_SHARED_TABLES = _kinds(
+    """pg_authid pg_roles pg_user pg_shadow pg_group pg_auth_members pg_database pg_db_role_setting pg_tablespace
+    pg_parameter_acl pg_replication_origin pg_shdepend pg_shdescription pg_shseclabel pg_subscription"""
+)
 _BEGINS = _kinds("TRANS_STMT_BEGIN TRANS_STMT_START")
 # Who may see a table's rows: views of it show others, too.
 _SIGHT = _kinds("AT_EnableRowSecurity AT_DisableRowSecurity AT_ForceRowSecurity AT_NoForceRowSecurity AT_ChangeOwner")
@@ -66,6 +82,8 @@ def read_by(select: Node) -> tuple[str, ...]:
 
 def changed_by(statements: list[Node]) -> tuple[str, ...]:
     """The tags that these statements purge when they have committed; `EVERYTHING` if it can't be told."""
+    if any(map(_is_shared, statements)):
+        return EVERYWHERE
     if _goes_on(statements):
         return EVERYTHING
     names: set[Name] = set()
@@ -74,6 +92,8 @@ def changed_by(statements: list[Node]) -> tuple[str, ...]:
         if found is None:
             return EVERYTHING
         names.update(found)
+    if any(name[-1] in _SHARED_TABLES for name in names):
+        return EVERYWHERE
     return _united(map(_purged, sorted(names)))
 
 
@@ -90,6 +110,8 @@ def purged_by(tag: str) -> tuple[str, ...]:
 def unite(tags: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
     """What all of these purge."""
     united = _united(tags)
+    if EVERYWHERE[-1] in united:
+        return EVERYWHERE
     return EVERYTHING if EVERYTHING[0] in united else united
 
 
@@ -179,6 +201,16 @@ def _changed(statement: Node) -> set[Name] | None:
         return None
     read = {id(one) for one in nodes(node.get("query"))}
     return names | {_name(one) for one in every if "relname" in one and id(one) not in read}
+
+
+def _is_shared(statement: Node) -> bool:
+    """Whether a statement changes what all databases of its server share."""
+    kind, node = next(iter(statement.items()))
+    if kind == "DoStmt":
+        bodies = (option["DefElem"].get("arg", {}).get("String", {}).get("sval", "") for option in node["args"])
+        return any(may_administer(body.lower().encode()) for body in bodies)
+    objects = {node.get("renameType"), node.get("objectType"), node.get("objtype")}
+    return kind in _SHARED or (kind not in _HARMLESS and not _SHARED_OBJECTS.isdisjoint(objects))
 
 
 def _goes_on(statements: list[Node]) -> bool:

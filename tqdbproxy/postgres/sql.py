@@ -21,7 +21,7 @@ from tqdbproxy.postgres.facts import UNREADABLE, Facts, judge
 from tqdbproxy.postgres.kept import Kept
 from tqdbproxy.postgres.lifting import Lifted, Lifter, Shape, is_timely
 from tqdbproxy.postgres.likeness import likeness
-from tqdbproxy.postgres.relations import EVERYTHING, purged_by, unite
+from tqdbproxy.postgres.relations import EVERYTHING, EVERYWHERE, purged_by, unite
 from tqdbproxy.postgres.sqltext import BLANKS, doubtful, outer_comments, pieces, statements, uncommented
 from tqdbproxy.postgres.suspicion import (
     begins_as_change,
@@ -29,10 +29,11 @@ from tqdbproxy.postgres.suspicion import (
     head,
     is_suspicious,
     is_view,
+    may_administer,
     may_change_tables,
     may_hide_a_change,
 )
-from tqdbproxy.postgres.text import PLAIN, UNKNOWABLE, UNKNOWABLE_CHANGE, Case, Purging, Text
+from tqdbproxy.postgres.text import PLAIN, UNKNOWABLE, Case, Purging, Text
 from tqdbproxy.postgres.verdicts import answer, batch_reason, parsers_place
 
 __all__ = [
@@ -285,7 +286,7 @@ class Texts:
         plain = Text(_guess(lower), case.hints, stripped=_stripped(_kept(case.parts, case.places)))
         if not (case.asks or suspicious or changes):
             return plain
-        unread: tuple[str, ...] = EVERYTHING if changes else ()
+        unread: tuple[str, ...] = _unreadable(lower) if changes else ()
         if changes and not several and (found := head(bare)) is not None:
             unread = self._change(*found).purges
         return self._by_parser(case, plain, suspicious, unread)
@@ -370,8 +371,13 @@ def _unknowable(lower: bytes, eager: bool) -> Text:
     """What has a literal without an end: a syntax error, unless standard_conforming_strings is off."""
     changes = eager and may_change_tables(lower)
     if is_suspicious(lower):
-        return UNKNOWABLE_CHANGE if changes else UNKNOWABLE
-    return Text(purges=EVERYTHING) if changes else PLAIN
+        return Text(effect=UNKNOWN, purges=_unreadable(lower)) if changes else UNKNOWABLE
+    return Text(purges=_unreadable(lower)) if changes else PLAIN
+
+
+def _unreadable(lower: bytes) -> tuple[str, ...]:
+    """What a text in lower case purges of which only that is known that it changes something."""
+    return EVERYWHERE if may_administer(lower) else EVERYTHING
 
 
 def _kept(parts: list[bytes], places: list[int]) -> list[bytes]:

@@ -30,6 +30,10 @@ _KEEPS_TABLES = re.compile(
     rb"deallocate|reset|discard|listen|unlisten|notify|lock|vacuum|analyze|checkpoint|abort)(?![a-z0-9_$\x80-\xff])|"
     rb"(?:(?:commit|end)(?:\s++(?:work|transaction))?)?[\s;]*+\Z)"
 )
+# Words of the statements that change what all databases of a server share.
+_ADMINISTERS = re.compile(
+    rb"\b(?:(?:create|alter|drop)\s+(?:role|user|group|database|tablespace|system|subscription)|grant|revoke|owned)\b"
+)
 _NAME = rb'(?:"(?:[^"]|"")++"|[a-z_\x80-\xff][a-z0-9_$\x80-\xff]*+)'
 # How a statement begins that changes the one table that it names here: behind such a beginning no WITH can change
 # another. No comment may stand in it, nor something among the columns' names that looks like their end.
@@ -75,6 +79,14 @@ def begins_as_change(lower: bytes) -> bool:
 def may_change_tables(lower: bytes) -> bool:
     """The same for all statements of the text."""
     return begins_as_change(lower) or lower.find(b";", 0, len(lower.rstrip(b"; \t\n\r\f\v"))) >= 0
+
+
+def may_administer(lower: bytes) -> bool:
+    """Whether in a text in lower case, which nobody can read, somebody may change what all databases share.
+
+    Comments between its words, and words that are put together while it runs, aren't seen.
+    """
+    return _ADMINISTERS.search(lower) is not None
 
 
 def head(statement: bytes) -> tuple[bytes, bytes] | None:

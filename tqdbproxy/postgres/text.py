@@ -14,7 +14,6 @@ from tqdbproxy.core.hints import Hints
 from tqdbproxy.core.statement import Kind, Reason
 from tqdbproxy.postgres.effects import NONE, UNKNOWN, Effect
 from tqdbproxy.postgres.lifting import Lifted
-from tqdbproxy.postgres.relations import EVERYTHING
 
 
 class Purging(Enum):
@@ -88,6 +87,5 @@ class Case(NamedTuple):
 
 #: What all uninteresting texts are.
 PLAIN = Text()
-#: Texts of which nobody knows where their literals end; the second: which may change tables.
+#: Texts of which nobody knows where their literals end.
 UNKNOWABLE = Text(effect=UNKNOWN)
-UNKNOWABLE_CHANGE = Text(effect=UNKNOWN, purges=EVERYTHING)

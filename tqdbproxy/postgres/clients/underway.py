@@ -31,6 +31,7 @@ from tqdbproxy.postgres.messages import (
     SYNC,
     TERMINATE,
 )
+from tqdbproxy.postgres.relations import unite
 from tqdbproxy.postgres.sql import Change, Text, Texts
 
 OPENING = frozenset({PARSE, BIND, DESCRIBE, EXECUTE, CLOSE})
@@ -206,8 +207,8 @@ class UnderWay:
     def _changed(self, tags: tuple[str, ...], number: int) -> None:
         """What these tags stand for is changed by the unit with this number."""
         if len(self._changes) >= MAX_CHANGES and tags not in self._changes:
+            tags = unite([*self._changes, tags, (EVERYTHING,)])
             self._changes.clear()
-            tags = (EVERYTHING,)
         if tags[0] == EVERYTHING:
             self._committing = number
         self._changes[tags] = number

@@ -1,0 +1,60 @@
+"""Answers from memory between whole sessions: who gets one, who waits for whom, and which writes are heard of."""
+
+from __future__ import annotations
+
+from tests import builders as m
+from tests.exchanges import scripted
+from tests.peers import Client, World
+from tqdbproxy.postgres.clients import underway
+
+READ = m.query("/* ttl:60 */ select x from t")
+ONE, TWO = (m.row_description("x") + m.data_row(value) + m.complete("SELECT 1") + m.ready() for value in "12")
+
+
+def asks(client: Client, answer: bytes = ONE, read: bytes = READ) -> bool:
+    """Whether a read reached this client's server; it has its answer now."""
+    said = client.says(read)
+    asked: bytes = client.server.hears()
+    assert (asked, said) in ((read, b""), (b"", answer))
+    if asked:
+        assert client.answers(answer) == answer
+    return bool(asked)
+
+
+def does(client: Client, *said: bytes, answer: bytes = m.complete("X") + m.ready()) -> None:
+    """Something else is said, and answered."""
+    client.says(*said)
+    assert client.server.hears() == b"".join(said)
+    client.answers(answer)
+
+
+def readers(world: World, *databases: str) -> list[Client]:
+    """A session in each of these databases."""
+    clients = [world.client(database=database) for database in databases]
+    for client in clients:
+        client.hears()
+        client.server.hears()
+    return clients
+
+
+# What all databases of a server share
+
+
+def test_a_role_is_changed_in_another_database() -> None:
+    one, other = readers(scripted(), "d", "e")
+    assert (asks(one), asks(one)) == (True, False)
+    does(other, m.query("insert into t values (1)"))
+    assert not asks(one)
+    does(other, m.query("revoke grp from u"))
+    assert asks(one)
+
+
+def test_it_is_not_forgotten_among_very_many_changes() -> None:
+    one, other = readers(scripted(), "d", "e")
+    does(other, m.query("begin"), answer=m.complete("BEGIN") + m.ready("T"))
+    does(other, m.query("create role x"), answer=m.complete("CREATE ROLE") + m.ready("T"))
+    asks(one)
+    for number in range(underway.MAX_CHANGES + 1):
+        does(other, m.query(f"delete from t{number}"), answer=m.complete("DELETE 0") + m.ready("T"))
+    does(other, m.query("commit"))
+    assert asks(one)
