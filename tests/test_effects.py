@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tqdbproxy.postgres.sql import Change, Effect, Purging, Text, Texts
+from tqdbproxy.postgres.sql import SOME, Change, Effect, Purging, Text, Texts
 
 
 def look(text: str | bytes) -> Text:
@@ -150,7 +150,8 @@ def test_what_a_text_does_to_its_session(text: str | bytes, effect: Effect) -> N
         ("deallocate all", b""),
         ("DISCARD ALL", b""),
         ("DISCARD PLANS", None),
-        ("DEALLOCATE a; DEALLOCATE b", b""),
+        ("DEALLOCATE a; DEALLOCATE b", SOME),
+        ("SELECT 1; DEALLOCATE ALL", SOME),
         ("SELECT 1", None),
     ],
 )

@@ -58,3 +58,37 @@ def test_it_is_not_forgotten_among_very_many_changes() -> None:
         does(other, m.query(f"delete from t{number}"), answer=m.complete("DELETE 0") + m.ready("T"))
     does(other, m.query("commit"))
     assert asks(one)
+
+
+# What was prepared in SQL, and is executed by the protocol
+
+
+def prepares(world: World, *said: bytes) -> Client:
+    (client,) = readers(world, "d")
+    for one in said:
+        does(client, one)
+    return client
+
+
+EXECUTED = m.bind(statement="p") + m.execute() + m.SYNC
+
+
+def test_a_statement_prepared_in_sql_changes_something_by_the_protocol() -> None:
+    world = scripted()
+    writer = prepares(world, m.query("prepare p as insert into t values (1)"))
+    (reader,) = readers(world, "d")
+    assert (asks(reader), asks(reader)) == (True, False)
+    does(writer, EXECUTED)
+    assert asks(reader)
+    does(writer, m.unit("deallocate p"))
+    does(writer, EXECUTED, answer=m.error("26000") + m.ready())
+    assert not asks(reader)
+
+
+def test_a_text_of_which_nobody_knows_what_it_deallocates() -> None:
+    world = scripted()
+    (reader,) = readers(world, "d")
+    asks(reader)
+    writer = prepares(world, m.query("prepare p as delete from t"), m.query("select 1; deallocate q"))
+    does(writer, EXECUTED)
+    assert asks(reader)

@@ -208,6 +208,27 @@ def test_no_shortcut_misses_what_the_parser_sees(
     assert found == EVERYTHING or set(found) == set(changed_by([raw["stmt"] for raw in tree]))
 
 
+@pytest.mark.parametrize(
+    ("text", "prepares"),
+    [
+        ("PREPARE p AS SELECT * FROM b", [(b"p", ())]),
+        ("PREPARE P (int) AS INSERT INTO b VALUES ($1)", [(b"p", OF_B)]),
+        ('PREPARE "P x" AS SELECT 1; prepare größe as DELETE FROM b', [(b"P x", ()), ("größe".encode(), OF_B)]),
+        ("/* purge:x */ PREPARE p AS DELETE FROM b", [(b"p", (*OF_B, "x"))]),
+        # newer than the parser, or too long
+        ("/* a */ PREPARE P AS MERGE INTO b RETURNING WITH (OLD AS o) o.x", [(b"p", EVERYTHING)]),
+        ('SELECT 1; PREPARE -- x\n "a""b" AS FROBNICATE b', [(b'a"b', EVERYTHING)]),
+        (f"PREPARE p AS INSERT INTO b VALUES {ROWS}", [(b"p", EVERYTHING)]),
+        ("EXECUTE p", []),
+    ],
+)
+@pytest.mark.parametrize("purging", [Purging.PARSED, Purging.ALL])
+def test_what_is_prepared_in_sql(purging: Purging, text: str, prepares: list[tuple[bytes, tuple[str, ...]]]) -> None:
+    for found in (look(text, purging), Texts(purging=purging).look_parsed(text.encode())):
+        assert list(found.prepares) == prepares
+        assert found.effect.change is Change.UNKNOWN, "else nobody asks"
+
+
 def test_unhinted_changes_are_told_by_their_head_and_not_kept() -> None:
     texts = Texts(purging=Purging.ALL)
     found = [texts.look(b"INSERT INTO b (x) VALUES (%d, '%d')" % (number, number)) for number in range(100)]

@@ -5,7 +5,7 @@ The law of this module: it reads trees of libpg_query, and where it doubts it sa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tqdbproxy.core.statement import Kind, Reason
@@ -26,6 +26,8 @@ _UNSAFE_RELATIONS = frozenset(("pg_settings", "pg_cursors", "pg_prepared_stateme
 _NOT_PLAIN = frozenset(("InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt", "intoClause", "lockingClause"))
 # Functions of whose first argument it matters which it is.
 _BY_LITERAL = (["current_setting"], ["set_config"])
+#: Instead of a name: some of the prepared statements, which aren't told. (No name has a zero byte.)
+SOME = b"\0"
 _BEGINS = frozenset(("TRANS_STMT_BEGIN", "TRANS_STMT_START"))
 
 
@@ -35,7 +37,7 @@ class Facts:
 
     ``begins``: where its first BEGIN stands, in the parser's UTF-8. ``by_literal``: a literal decided about ``safe`` or
     about the effect. ``unread``: why the answer to a single statement may not be kept; ``tags``: what it depends on if
-    it may. ``purges``: the tags of what it changes.
+    it may. ``purges``: the tags of what it changes. ``prepares``: see `Text`.
     """
 
     kind: Kind
@@ -50,6 +52,7 @@ class Facts:
     unread: Reason | None
     tags: tuple[str, ...]
     purges: tuple[str, ...]
+    prepares: tuple[tuple[bytes, tuple[str, ...]], ...] = ()
 
 
 UNREADABLE = Facts(Kind.OTHER, False, False, None, False, False, NONE, None, True, Reason.UNSAFE, (), EVERYTHING)
@@ -75,6 +78,7 @@ def judge(tree: list[Node], encoding: str) -> Facts:
         unread=unread,
         tags=read_by(single) if unread is None else (),
         purges=changed_by(statements),
+        prepares=tuple(_prepared(statements, encoding)),
     )
 
 
@@ -105,11 +109,19 @@ def _literal(argument: list[Node]) -> str:
 
 
 def _deallocates(statements: list[Node], encoding: str) -> bytes | None:
-    """The name of a prepared statement that goes; ``b""``: all of them, or several of a text of many statements."""
+    """The name of a prepared statement that goes; ``b""``: all of them; `SOME`: those that a longer text says."""
     for statement in statements:
         node = statement.get("DeallocateStmt")
         if node is not None:
-            return node.get("name", "").encode(encoding) if len(statements) == 1 else b""
+            return node.get("name", "").encode(encoding) if len(statements) == 1 else SOME
         if statement.get("DiscardStmt", {}).get("target") == "DISCARD_ALL":
-            return b""
+            return b"" if len(statements) == 1 else SOME
     return None
+
+
+def _prepared(statements: list[Node], encoding: str) -> Iterator[tuple[bytes, tuple[str, ...]]]:
+    """What is prepared by SQL, and what each of it changes when it is executed."""
+    for statement in statements:
+        node = statement.get("PrepareStmt")
+        if node is not None:
+            yield node["name"].encode(encoding), changed_by([node["query"]])

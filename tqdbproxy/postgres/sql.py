@@ -7,6 +7,7 @@ can tell. Whatever the bytes are, it answers; where it doubts, the answer is the
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain
 
@@ -17,7 +18,7 @@ from tqdbproxy.core.statement import Kind
 from tqdbproxy.postgres.constants import UNKNOWN as UNKNOWN_OID
 from tqdbproxy.postgres.constants import cut
 from tqdbproxy.postgres.effects import NONE, UNKNOWN, Change, Effect, Node
-from tqdbproxy.postgres.facts import UNREADABLE, Facts, judge
+from tqdbproxy.postgres.facts import SOME, UNREADABLE, Facts, judge
 from tqdbproxy.postgres.kept import Kept
 from tqdbproxy.postgres.lifting import Lifted, Lifter, Shape, is_timely
 from tqdbproxy.postgres.likeness import likeness
@@ -32,6 +33,7 @@ from tqdbproxy.postgres.suspicion import (
     may_administer,
     may_change_tables,
     may_hide_a_change,
+    may_prepare,
 )
 from tqdbproxy.postgres.text import PLAIN, UNKNOWABLE, Case, Purging, Text
 from tqdbproxy.postgres.verdicts import answer, batch_reason, parsers_place
@@ -39,6 +41,7 @@ from tqdbproxy.postgres.verdicts import answer, batch_reason, parsers_place
 __all__ = [
     "EVERYTHING",
     "PLAIN",
+    "SOME",
     "UNKNOWN_TYPE",
     "Change",
     "Effect",
@@ -302,7 +305,11 @@ class Texts:
         purges = self._purges(hints, tables if unread else facts.purges if asks or eager else ())
         if unread:
             effect = UNKNOWN if suspicious else NONE
-            return replace(plain, reason=reason, effect=effect, read_reason=read_reason, purges=purges)
+            names = may_prepare(uncommented(parts)) if suspicious else ()
+            prepares = self._when_executed(hints, ((name, EVERYTHING) for name in names))
+            return replace(
+                plain, reason=reason, effect=effect, read_reason=read_reason, purges=purges, prepares=prepares
+            )
         if not asks and not suspicious:
             if hints is not None:
                 return replace(plain, kind=facts.kind, effect=facts.effect, purges=purges)
@@ -311,7 +318,13 @@ class Texts:
         return Text(
             facts.kind, hints, facts.effect, False, facts.is_write, reason, facts.returning, stripped,
             facts.deallocates, None, None, is_read, read_reason, tags, purges,
+            self._when_executed(hints, facts.prepares),
         )  # fmt: skip
+
+    def _when_executed(
+        self, hints: Hints | None, prepared: Iterable[tuple[bytes, tuple[str, ...]]]
+    ) -> tuple[tuple[bytes, tuple[str, ...]], ...]:
+        return tuple((name, self._purges(hints, tables)) for name, tables in prepared)
 
     def _purges(self, hints: Hints | None, tables: tuple[str, ...]) -> tuple[str, ...]:
         """What a text with these hints purges that changes these tables."""

@@ -35,6 +35,7 @@ _ADMINISTERS = re.compile(
     rb"\b(?:(?:create|alter|drop)\s+(?:role|user|group|database|tablespace|system|subscription)|grant|revoke|owned)\b"
 )
 _NAME = rb'(?:"(?:[^"]|"")++"|[a-z_\x80-\xff][a-z0-9_$\x80-\xff]*+)'
+_PREPARES = re.compile(rb'\bprepare\s+(?:"((?:[^"]|"")+)"|([a-z_\x80-\xff][a-z0-9_$\x80-\xff]*))', re.IGNORECASE)
 # How a statement begins that changes the one table that it names here: behind such a beginning no WITH can change
 # another. No comment may stand in it, nor something among the columns' names that looks like their end.
 _HEAD = re.compile(
@@ -87,6 +88,12 @@ def may_administer(lower: bytes) -> bool:
     Comments between its words, and words that are put together while it runs, aren't seen.
     """
     return _ADMINISTERS.search(lower) is not None
+
+
+def may_prepare(bare: bytes) -> list[bytes]:
+    """The names of the statements that a text without comments, which nobody can read, may prepare."""
+    names = (quoted.replace(b'""', b'"') or plain.lower() for quoted, plain in _PREPARES.findall(bare))
+    return [name[:63] for name in names]
 
 
 def head(statement: bytes) -> tuple[bytes, bytes] | None:

@@ -32,7 +32,7 @@ from tqdbproxy.postgres.messages import (
     TERMINATE,
 )
 from tqdbproxy.postgres.relations import unite
-from tqdbproxy.postgres.sql import Change, Text, Texts
+from tqdbproxy.postgres.sql import SOME, Change, Text, Texts
 
 OPENING = frozenset({PARSE, BIND, DESCRIBE, EXECUTE, CLOSE})
 """After one of these a Sync is still to come."""
@@ -235,14 +235,22 @@ class UnderWay:
         if text.purges:
             self._changed(text.purges, number)
         if text.deallocates is not None:
-            self.prepared.dropped(text.deallocates or None)
-            self.changing.closed(number, text.deallocates or None)
-            if not text.deallocates:
-                self._forget()
+            self._deallocated(text.deallocates, number)
         if text.effect.change is not Change.NONE and not (text.effect.change in REFUSED and self._refuses(number)):
+            for name, tags in text.prepares:  # each of which has an effect: see `effects`
+                self.changing.parsed(number, name, tags)
             idle = alone and number == self.done + 1 and self.status == IDLE and self.tracked
             if self.history.sent(text.effect, alone_and_idle=idle):
                 self._effects.append((number, text))
+
+    def _deallocated(self, name: bytes, number: int) -> None:
+        """Who is gone, and who may be: what doesn't exist any more changes nothing, but who knows that?"""
+        one = name if name != SOME else b""
+        self.prepared.dropped(one or None)
+        if name != SOME:
+            self.changing.closed(number, name or None)
+        if not one:
+            self._forget()
 
     def _refuses(self, number: int) -> bool:
         """Whether the server refuses the unit with this number, since a transaction has failed."""
