@@ -92,3 +92,47 @@ def test_a_text_of_which_nobody_knows_what_it_deallocates() -> None:
     writer = prepares(world, m.query("prepare p as delete from t"), m.query("select 1; deallocate q"))
     does(writer, EXECUTED)
     assert asks(reader)
+
+
+# Who fetches an answer for others is cancelled
+
+
+CANCELLED = m.error("57014") + m.ready()
+
+
+def crowd(world: World, size: int = 3) -> list[Client]:
+    """The first one's server is asked, the others wait."""
+    clients = [world.client() for _ in range(size)]
+    for client in clients:
+        client.hears()
+        client.server.hears()
+        client.says(READ)
+    assert [client.server.hears() for client in clients] == [READ] + [b""] * (size - 1)
+    return clients
+
+
+def test_the_next_one_asks_when_the_first_has_cancelled() -> None:
+    leader, second, third = crowd(scripted())
+    assert leader.connection is not None
+    leader.connection.cancel(b"")
+    assert leader.answers(CANCELLED) == CANCELLED
+    assert (second.server.hears(), third.server.hears()) == (READ, b"")
+    assert (second.answers(ONE), third.hears(), leader.says(READ)) == (ONE, ONE, ONE)
+
+
+def test_everybody_asks_for_himself_when_the_first_runs_out_of_time() -> None:
+    leader, *others = crowd(scripted())
+    assert leader.answers(CANCELLED) == CANCELLED
+    assert [other.server.hears() for other in others] == [READ] * 2
+
+
+def test_a_cancel_request_that_is_too_late() -> None:
+    leader, other, _ = crowd(scripted())
+    assert leader.connection is not None
+    leader.connection.cancel(b"")
+    assert leader.answers(ONE) == other.hears() == ONE
+    does(leader, m.query("select 1"), answer=CANCELLED)
+    leader.says(m.query("/* ttl:60 */ select y"))
+    other.says(m.query("/* ttl:60 */ select y"))
+    leader.answers(m.error("22012") + m.ready())
+    assert other.server.hears()

@@ -53,7 +53,7 @@ class Sink(Protocol):
         """There is none that could be kept."""
 
     def lost(self) -> None:
-        """Nobody will ever know: the connection is gone, or its client doesn't read."""
+        """Nobody will ever know: the connection is gone, or its client doesn't read, or has cancelled it."""
 
 
 # In an answer the frames come in this order, and each kind belongs to one part of it.
@@ -73,7 +73,7 @@ _PARTS = {
 class Capture:
     """Keeps up to ``limit`` bytes of an answer for ``sink``."""
 
-    __slots__ = ("_at", "_begins", "_ends", "_limit", "_raw", "_sink", "over")
+    __slots__ = ("_at", "_begins", "_ends", "_limit", "_raw", "_sink", "cancelled", "over")
 
     def __init__(self, sink: Sink, limit: int) -> None:
         self._sink = sink
@@ -82,6 +82,8 @@ class Capture:
         self._at = 0
         self._begins = [0, 0, 0, 0]
         self._ends = [0, 0, 0, 0]
+        self.cancelled = False
+        """The client has asked for that; the server may not have heard it in time."""
         self.over = False
 
     def take(self, data: bytes) -> None:
@@ -97,7 +99,7 @@ class Capture:
                 self._finish(raw[end - 1])
             elif kind in _PARTS:
                 self._note(_PARTS[kind], end)
-            elif kind == ERROR_RESPONSE and _ends_session(raw[self._at : end]):
+            elif kind == ERROR_RESPONSE and self._says_nothing(raw[self._at : end]):
                 self.lose()
             elif kind != CLOSE_COMPLETE:
                 self.fail()
@@ -112,6 +114,15 @@ class Capture:
     def lose(self) -> None:
         """It will never be complete."""
         self._end(self._sink.lost)
+
+    def _says_nothing(self, error: bytearray) -> bool:
+        """Whether this error is its session's own, and says nothing of what the statement is to others.
+
+        It is if the server ends the session with it, or did what the client itself has asked for. A statement_timeout
+        has the same SQLSTATE, but whoever asks has the same setting: they would run into it one after another.
+        """
+        ends = b"\0VFATAL\0" in error or b"\0VPANIC\0" in error
+        return ends or (self.cancelled and b"\0C57014\0" in error)
 
     def _note(self, part: int, end: int) -> None:
         if self._begins[part] == self._ends[part]:
@@ -133,8 +144,3 @@ class Capture:
             self.over = True
             self._raw = bytearray()
             tell()  # type: ignore[operator]
-
-
-def _ends_session(error: bytearray) -> bool:
-    """Whether the server ends the session with this error, which then says nothing about the statement."""
-    return b"\0VFATAL\0" in error or b"\0VPANIC\0" in error

@@ -37,8 +37,9 @@ class Text:
     can't be followed, as far as the text tells. ``view``: the status view is asked. ``stripped``: the text without its
     hints; of a write that may be batched, in its one `spelling`. ``deallocates``: the SQL-level prepared statement that
     goes; ``b""``: all of them; `SOME`: nobody knows which. ``prepares``: those that come, which the protocol's messages
-    can name as well, and what is to be purged when they are executed. ``lifted``: a write as a template with its constants as parameters; None: keep
-    ``stripped`` whole. ``like``: matches texts that differ in the lifted values only, and gives these as its groups.
+    can name as well, and what is to be purged when they are executed. ``lifted``: a write as a template with its
+    constants as parameters; None: keep ``stripped`` whole. ``like``: matches texts that differ in the lifted values
+    only, and gives these as its groups.
 
     ``is_read``: one plain SELECT whose answer may be kept; ``read_reason``: why not. Both only where a ``ttl`` hint
     asks. ``tags``: what such an answer depends on. ``purges``: what is to be purged when it has committed.

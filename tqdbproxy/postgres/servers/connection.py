@@ -288,6 +288,8 @@ class ServerConnection(TwistedProtocol):
         if not self.alive or not (self._exchange is None or isinstance(self._exchange, ClientsStatement)):
             return succeed(None)
         self.cancelling += 1
+        if self._capture is not None:
+            self._capture.cancelled = True
         return self._server.cancel(key).addBoth(self._cancelled)
 
     def _cancelled(self, _result: object) -> None:
