@@ -209,6 +209,54 @@ def test_a_client_that_vanishes_in_mid_query() -> None:
     assert world.hub.clients == set()
 
 
+@pytest.mark.parametrize("congested", [False, True])
+@pytest.mark.parametrize("behind", [b"", m.query("insert into t values (1)"), m.TERMINATE], ids=m.kinds)
+def test_a_client_that_vanishes_while_its_question_is_held(behind: bytes, congested: bool) -> None:
+    """What it had said before goes to its server as it would have directly, and then the end."""
+    world = scripted()
+    client = session(world)
+    client.says(m.query("select 1"), VIEW, behind)
+    assert client.server.hears() == m.query("select 1")
+    if congested:
+        client.transport.producer.pauseProducing()
+    client.closes()
+    assert client.wire is not None
+    assert not client.wire.eof_sent
+    client.answers(m.complete("SELECT 1"), m.ready())
+    world.pass_time(0.1)
+    assert client.server.hears() == behind
+    assert client.wire.eof_sent
+    assert world.hub.clients == set()
+
+
+def test_a_client_that_vanishes_and_a_write_of_it_that_is_held() -> None:
+    world = scripted()
+    client, other = session(world), session(world)
+    client.says(m.query("select 1"), VIEW, write("1"))
+    client.closes()
+    client.answers(m.complete("SELECT 1"), m.ready())
+    other.says(write("2"))
+    world.pass_time(0.05)
+    assert client.wire is not None
+    heard = m.kinds(client.server.hears()) + m.kinds(other.server.hears())
+    assert heard == m.kinds(m.query("select 1")) + BATCH
+
+
+def test_a_client_that_vanishes_while_it_waits_and_a_question_behind_that_is_held() -> None:
+    world = scripted()
+    leader, client = session(world), session(world)
+    read, other = m.query("/* ttl:60 */ select 1"), m.query("select 2")
+    leader.says(read)
+    client.says(read)
+    client.says(m.query("select 1"), VIEW, other)
+    client.closes()
+    leader.answers(m.row_description("x"), m.complete("SELECT 0"), m.ready())
+    assert client.wire is not None
+    assert (client.server.hears(), client.wire.eof_sent) == (m.query("select 1"), False)
+    client.answers(m.complete("SELECT 1"), m.ready())
+    assert (client.server.hears(), client.wire.eof_sent) == (other, True)
+
+
 @pytest.mark.parametrize(
     "bad", [m.lying(b"Q", 3), m.lying(b"Q", 0), m.lying(b"S", 2**31 - 1), m.message(b"p"), b"\x16\3\1\2\0"]
 )

@@ -117,6 +117,9 @@ class ServerEnd(Protocol):
     def client_sends_no_more(self, *, mid_message: bool = False) -> None:
         """The client's end of the connection is closed for sending."""
 
+    def forsake(self) -> None:
+        """The client is gone, but what it has said before isn't all sent."""
+
     def orphan(self, *, mid_message: bool = False) -> None:
         """The client is gone."""
 

@@ -394,10 +394,12 @@ class SessionProtocol:
         self._write = self._reply = _drop
         if self._key is not None:
             self._batches.forget(self._key, self)
+        self._server.forsake()
         if self._fetch is not None:
             self._leave()
-        if self._waiting is None:
-            self._server.orphan(mid_message=self._session.mid_message)
+            self._resume()
+        else:
+            self._end_if_over()
 
     def server_lost(self) -> None:
         """The server connection is gone: a write that waits elsewhere still gets its answer."""
@@ -416,9 +418,11 @@ class SessionProtocol:
             return
         if self._server_gone:
             self._transport.loseConnection()
+        elif self._held:
+            return
         elif self._client_gone:
             self._server.orphan(mid_message=self._session.mid_message)
-        elif self._half_closed and not self._held:
+        elif self._half_closed:
             self._half_closed = False
             self._server.client_sends_no_more(mid_message=self._session.mid_message)
         elif self._draining and self._session.idle:

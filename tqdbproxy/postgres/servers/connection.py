@@ -263,6 +263,11 @@ class ServerConnection(TwistedProtocol):
 
     def orphan(self, *, mid_message: bool = False) -> None:
         """The client is gone: let the server finish what it has, and end."""
+        self.forsake()
+        self.client_sends_no_more(mid_message=mid_message)
+
+    def forsake(self) -> None:
+        """The client is gone: what the server says is read and not heard. Something may yet be sent to it."""
         if self._capture is not None:
             self._through = self._unheard
         else:
@@ -272,7 +277,6 @@ class ServerConnection(TwistedProtocol):
                 self.pipe()
             self.transport.unregisterProducer()
             self.transport.resumeProducing()
-            self.client_sends_no_more(mid_message=mid_message)
 
     def _unheard(self, data: bytes) -> None:
         """Nobody reads it. Directly, too, the server would soon find out that it can't send, and give up."""
