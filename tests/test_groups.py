@@ -15,6 +15,7 @@ from tqdbproxy.core.overview import ServerView
 from tqdbproxy.errors import ServerUnreachable
 from tqdbproxy.postgres.clients.replies import NO_SERVER
 from tqdbproxy.postgres.servers.connection import ServerConnection
+from tqdbproxy.postgres.servers.group import DENIAL_S
 from tqdbproxy.postgres.servers.groups import GroupPlan
 from tqdbproxy.postgres.servers.ping import Ping
 
@@ -363,15 +364,61 @@ def test_who_is_no_member_any_more_is_not_asked_any_more() -> None:
 # What operators see
 
 
+def ready(world: ShardedWorld) -> object:
+    told: list[object] = []
+    world.groups.ready().addCallback(told.append)
+    world.settle()
+    return told.pop()
+
+
+@pytest.mark.parametrize("interval_s", [0.0, 2.0])
+def test_standbys_without_a_primary_are_not_ready(interval_s: float) -> None:
+    world = pair(probe_interval_s=interval_s)
+    world.groups.replace([plan("main", "ba", probe_interval_s=interval_s)], "main")
+    world.machines["a"].greeting = None
+    assert ready(world) is True  # nobody has seen yet what b is
+    assert refused(world.enters().hears())[0] == "08001"
+    assert ready(world) == "b:5432 takes no writes; a:5432: Connection refused"
+    world.pass_time(DENIAL_S - 1)
+    assert ready(world) == "b:5432 takes no writes; a:5432: Connection refused"
+    # Promoted: nobody but a session can see it, so one must be let in.
+    world.machines["b"].greeting = login()
+    world.pass_time(1)
+    assert ready(world) is True
+    assert world.enters().hears() == login()
+
+
+def test_with_credentials_a_standby_stays_one() -> None:
+    world = pair()
+    world.answer = lambda _host: False
+    world.groups.replace([plan("main", "ab", probe_interval_s=100.0, probe="user=me")], "main")
+    for _ in range(2):
+        assert ready(world) == "a:5432 takes no writes; b:5432 takes no writes"
+        world.pass_time(DENIAL_S + 1, 1.0)
+    world.answer = lambda host: host == "b"
+    assert ready(world) is True
+
+
+def test_a_single_standby_is_ready_and_one_group_of_several_is_enough() -> None:
+    world = ShardedWorld(plan("main", "a"), plan("sales", "b", ("orders",)))
+    world.machine("a", None)
+    world.machine("b", login(standby=True))
+    world.enters("orders")
+    assert ready(world) is True
+    world.machines["b"].greeting = NOT_NOW
+    world.groups.replace([plan("main", "a", probe_interval_s=2.0), plan("sales", "b", probe_interval_s=2.0)], "main")
+    world.groups.start()
+    world.settle()
+    assert ready(world) == "a:5432: Connection refused; b:5432: the database system is starting up"
+
+
 def test_views_and_readiness() -> None:
     world = pair()
-    ready: list[object] = []
     world.enters()
-    world.groups.ready().addCallback(ready.append)
+    assert ready(world) is True
     world.machines["a"].greeting = world.machines["b"].greeting = None
     world.enters()  # goes to a, which is gone
-    world.groups.ready().addErrback(lambda failure: ready.append(failure.getErrorMessage()))
-    assert ready == [True, "a:5432: Connection refused; b:5432: Connection refused"]
+    assert ready(world) == "a:5432: Connection refused; b:5432: Connection refused"
     assert world.groups.views() == [
         ServerView("main", "main/primary", "a:5432", False, "a:5432: Connection refused", 1, 0, 0),
         ServerView("main", "main/primary", "b:5432", False, "b:5432: Connection refused", 0, 0, 0),

@@ -92,7 +92,7 @@ class ProxyService(Service):
         )
         self._hub.console = self._console()
         self._apply(settings)
-        self._site = make_site(registry, self._sources(), self._groups.ready, cast(IReactorTime, reactor))
+        self._site = make_site(registry, self._sources(), self._ready, cast(IReactorTime, reactor))
         self._listeners = [transport.Listener(a, self._client) for a in plans.client_addresses(settings)]
         self._metrics_listeners = [
             transport.Listener(a, lambda: self._site.buildProtocol(None)) for a in settings.metrics.listen
@@ -150,6 +150,10 @@ class ProxyService(Service):
         for listener in self._listeners:
             listener.stop()
         return self._hub.close().addBoth(self._stopped)
+
+    def _ready(self) -> str | Deferred[bool | str]:
+        """Whether new sessions can begin."""
+        return self._groups.ready() if self.running else "the proxy is shutting down"
 
     def _stopped(self, _result: Any) -> None:
         self._batches.stop()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from contextlib import closing
+from http.client import HTTPConnection
 
 import psutil
 import psycopg
@@ -41,9 +43,11 @@ def test_draining(start_with: StartWith, wires: Wires, number: int) -> None:
     busy.send(query("SELECT pg_sleep(0.6); INSERT INTO t VALUES (200)"))
     wait_for(lambda: scrape(proxy).total("clients", state="waiting") == 5)
 
+    assert ask_ready(proxy) == (200, "ok\n")
     process = psutil.Process(proxy.process.pid)
     process.send_signal(number)
     assert last_words(idle) == STOPPED
+    assert ask_ready(proxy) == (503, "the proxy is shutting down\n")
     for n, wire in enumerate(waiting):
         assert kinds(wire.until()) == ("12CZ" if n % 2 else "CZ")
         assert last_words(wire) == STOPPED
@@ -58,6 +62,15 @@ def test_draining(start_with: StartWith, wires: Wires, number: int) -> None:
     _ended(proxy, number)
     assert ends.ask("SELECT array_agg(a ORDER BY a) FROM t") == [([0, 1, 2, 3, 4, 100, 101, 200],)]
     wait_for(lambda: ends.ask("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()") == [(1,)])
+
+
+def ask_ready(proxy: RunningProxy) -> tuple[int, str]:
+    """What a load balancer hears."""
+    connection = HTTPConnection(proxy.host, proxy.metrics_port, timeout=10)
+    with closing(connection):
+        connection.request("GET", "/readyz")
+        reply = connection.getresponse()
+        return reply.status, reply.read().decode()
 
 
 def _ended(proxy: RunningProxy, number: int) -> None:

@@ -61,10 +61,12 @@ class Change:
 class Health:
     """One server's state, and how it changes."""
 
-    __slots__ = ("_others", "_well_at", "state")
+    __slots__ = ("_others", "_well_at", "denied_at", "state")
 
     def __init__(self) -> None:
         self.state = State()
+        self.denied_at = float("-inf")
+        """When it was last found to take no writes."""
         self._well_at = float("-inf")
         self._others = False
         """It was seen down, or as a standby: another server may have taken its place."""
@@ -77,6 +79,8 @@ class Health:
         if finding.reach is Reach.UP:
             self._well_at = now
         writable = finding.writable
+        if writable is False:
+            self.denied_at = now
         if writable is None and finding.reach is Reach.UP:
             writable = before.writable  # it was up all the time: who restarts as something else is down in between
         slow = finding.reach is Reach.DOWN and now - began > QUICK_S

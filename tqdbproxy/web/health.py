@@ -1,4 +1,4 @@
-"""``/healthz``: the reactor turns. ``/readyz``: a primary answers, so sessions can begin.
+"""``/healthz``: the reactor turns. ``/readyz``: a server that takes writes answers, so sessions can begin.
 
 The law of this module: 200 and "ok", or 503 and the reason; whether a server answers is somebody else's knowledge.
 """

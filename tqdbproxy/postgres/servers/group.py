@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, DeferredList, fail
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from tqdbproxy.core.health import Finding, Reach
+from tqdbproxy.core.health import Finding, Reach, State
 from tqdbproxy.core.topology import in_order
 from tqdbproxy.errors import NotWritable, ProxyError, ServerUnreachable, TlsRefused
 from tqdbproxy.postgres.servers.connection import ServerConnection
@@ -27,6 +28,10 @@ from tqdbproxy.postgres.servers.watch import Watch
 STANDBY = {b"on": False, b"off": True}
 """Whether a server takes writes, by what it reports as ``in_hot_standby`` (since version 14). What it says of
 ``default_transaction_read_only`` may be the role's or the client's own wish, and so tells nothing of the server."""
+
+DENIAL_S = 10.0
+"""A standby may be promoted, which only a session can find out where there is no ``probe``: so long after one was
+turned away there, the next may try."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +71,28 @@ class ServerGroup:
 
     @property
     def ready(self) -> bool:
-        """Whether a server answers that takes writes, as far as is known."""
-        states = [member.watch.health.state for member in self.members]
-        return any(state.reach is Reach.UP and state.writable is not False for state in states)
+        """Whether a server answers that takes writes, as far as is known; a single one is taken as it is."""
+        return any(self._is_known_good(member.watch.health.state) for member in self.members)
+
+    def _is_known_good(self, state: State) -> bool:
+        return state.reach is Reach.UP and (len(self.members) == 1 or state.writable is not False)
+
+    @property
+    def promising(self) -> bool:
+        """Whether it is ready, or was a standby too long ago to be sure that it is one."""
+        known = [member.watch.health for member in self.members if member.watch.health.state.reach is Reach.UP]
+        return self.ready or any(self.clock.seconds() - health.denied_at >= DENIAL_S for health in known)
+
+    def look(self) -> Deferred[Any]:
+        """Ask the servers now, but those that would keep us waiting for nothing; fires when all have been asked."""
+        worth = [member.watch for member in self.members if not member.watch.health.state.hopeless]
+        return DeferredList([watch.inquire() for watch in worth])
+
+    @property
+    def problem(self) -> str:
+        """Why it isn't ready."""
+        states = ((member.server.address, member.watch.health.state) for member in self.members)
+        return "; ".join(state.problem or f"{address} takes no writes" for address, state in states)
 
 
 class Search:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, DeferredList, fail, succeed
 
 from tqdbproxy.core.health import Health, Reach
 from tqdbproxy.core.overview import ServerView
@@ -139,12 +139,15 @@ class Groups:
 
     # What operators see
 
-    def ready(self) -> Deferred[bool]:
-        """True as soon as a server of any group is known to take writes, or takes a connection; else fails with why."""
-        groups = [*self._groups.values()]
-        if any(group.ready for group in groups):
+    def ready(self) -> Deferred[bool | str]:
+        """True if sessions of any group can begin, as far as is known; else why not, when all servers were asked."""
+        if any(group.ready for group in self._groups.values()):
             return succeed(True)
-        return groups[0].connect().addCallback(_hang_up)
+        return DeferredList([group.look() for group in self._groups.values()]).addCallback(self._looked)
+
+    def _looked(self, _asked: object) -> bool | str:
+        groups = self._groups.values()
+        return any(group.promising for group in groups) or "; ".join(group.problem for group in groups)
 
     def views(self) -> list[ServerView]:
         """The servers that take new sessions now."""
@@ -176,11 +179,6 @@ class Groups:
         for group in self._groups.values():
             for member in group.members:
                 yield (group.name, str(member.server.address)), member
-
-
-def _hang_up(connection: ServerConnection) -> bool:
-    connection.transport.loseConnection()
-    return True
 
 
 def _view(group: ServerGroup, member: Member) -> ServerView:

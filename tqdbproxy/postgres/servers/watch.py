@@ -62,6 +62,10 @@ class Watch:
         if finding.writable is not None and self._timer is not None:
             self._again(self._interval_s)  # all that a question could find out is known
 
+    def inquire(self) -> Deferred[None]:
+        """Somebody wants to know now, whenever the next question would be."""
+        return self._ask().addCallback(self.learn, self._clock.seconds())
+
     def _again(self, delay_s: float) -> None:
         self._stop_timer()
         self._timer = self._clock.callLater(delay_s, self._question)
