@@ -238,7 +238,52 @@ REFUSALS = {
     "a probe that is none": (
         MAIN + "probe = me\n",
         "x.ini, line 3: [postgres.main] probe: is no connection string: "
-        'missing "=" after "me" in connection info string',
+        'missing "=" after (not shown) in connection info string',
+    ),
+    "a probe with a comma": (
+        MAIN + "probe = user=m password=hunter2,x dbname=postgres\n",
+        "x.ini, line 3: [postgres.main] probe: contains a comma: it must be written in quotes",
+    ),
+    "a probe with a comment's sign": (
+        MAIN + "probe = user=m password=hunter2#x dbname=postgres\n",
+        "x.ini, line 3: [postgres.main] probe: contains a #, where a comment begins: it must be written in quotes",
+    ),
+    "a probe with an open quote": (
+        MAIN + 'probe = "user=m password=hunter2\n',
+        "x.ini, line 3: parse error in value: probe = (not shown; a connection string is written in quotes)",
+    ),
+    "a probe over several lines with an open quote": (
+        MAIN + 'probe = """user=m\npassword=hunter2\n',
+        "x.ini, line 3: parse error in multiline value: probe = (not shown; a connection string is written in quotes)",
+    ),
+    "a probe of which the quotes end too early": (
+        MAIN + "probe = 'user=m password='hunter2\n",
+        "x.ini, line 3: parse error in value: probe = (not shown; a connection string is written in quotes)",
+    ),
+    "a probe with a blank in its password": (
+        MAIN + "probe = user=m password=hunter 2\n",
+        "x.ini, line 3: [postgres.main] probe: is no connection string: "
+        'missing "=" after (not shown) in connection info string',
+    ),
+    "a probe with = behind a blank in its password": (
+        MAIN + "probe = user=m password=hunter 2=3\n",
+        "x.ini, line 3: [postgres.main] probe: is no connection string: invalid connection option (not shown)",
+    ),
+    "two probes": (
+        MAIN + "probe = user=m\nprobe = user=m password=hunter2\n",
+        "x.ini, line 4: duplicate keyword name: probe = (not shown; a connection string is written in quotes)",
+    ),
+    "a misspelt probe with an open quote": (
+        MAIN + "prob = 'user=m password=hunter2\n",
+        "x.ini, line 3: parse error in value: prob = (not shown; a connection string is written in quotes)",
+    ),
+    "purge_listen with an open quote": (
+        MAIN + "[cache]\npurge_listen = 'password=hunter2\n",
+        "x.ini, line 4: parse error in value: purge_listen = (not shown; a connection string is written in quotes)",
+    ),
+    "no key at all": (
+        MAIN + "= hunter2\n",
+        "x.ini, line 3: invalid line:  = (not shown; a connection string is written in quotes)",
     ),
     "a probe of another server": (
         MAIN + "probe = user=me host=elsewhere\n",
@@ -268,6 +313,15 @@ REFUSALS = {
 def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, name: str) -> None:
     text, message = REFUSALS[name]
     assert refusal(tmp_path, text) == message
+
+
+def test_a_comment_may_stand_behind_a_connection_string(tmp_path: Path) -> None:
+    for probe in ("user=m  # and no more", "'user=m'#", '"user=m password=a#b"'):
+        read = load(tmp_path, f"{MAIN}probe = {probe}\n")
+        assert read.groups["main"].probe == ("user=m password=a#b" if "a#b" in probe else "user=m")
+    assert load(tmp_path, f"{MAIN}probe =#\n").groups["main"].probe == ""
+    secret = load(tmp_path, f"{MAIN}probe = x=y#z\n", TQDBPROXY_POSTGRES_MAIN_PROBE="user=m password=a#b,c")
+    assert secret.groups["main"].probe == "user=m password=a#b,c"
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

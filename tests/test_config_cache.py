@@ -47,11 +47,11 @@ REFUSALS = {
     "misspelt": ("purge_on_wite = true\n", "x.ini, line 4: [cache] purge_on_wite: there is no such key; did you mean"),
     "no connection string": (
         "enabled = true\npurge_listen = me\n",
-        'x.ini, line 5: [cache] purge_listen: is no connection string: missing "=" after "me"',
+        'x.ini, line 5: [cache] purge_listen: is no connection string: missing "=" after (not shown)',
     ),
     "no option of libpq": (
         "purge_listen = user=me dbnam=app\n",
-        'x.ini, line 4: [cache] purge_listen: is no connection string: invalid connection option "dbnam"',
+        "x.ini, line 4: [cache] purge_listen: is no connection string: invalid connection option (not shown)",
     ),
     "a port of no host": (
         "purge_listen = user=me port=5433\n",

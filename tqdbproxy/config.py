@@ -83,6 +83,12 @@ class _Source:
         name = " ".join(part for part in (f"[{section}]" if section else "", key) if part)
         return ConfigError(f"{self.at_line(self._find(section, key))}: {name}: {problem}")
 
+    def is_cut(self, section: str, key: str) -> bool:
+        """Whether a value without quotes ends at a # that touches it, where nobody meant a comment to begin."""
+        number = None if (section, key) in self._variables else self._find(section, key)
+        line = self._lines[number - 1] if number else ""
+        return re.match(r"[^=]*=\s*(?!\s|['\"])[^#]*[^\s#]#", line) is not None
+
     def _find(self, section: str, key: str | None) -> int | None:
         """Line of the key, else of its section, else None; ConfigObj doesn't remember lines."""
         here, found = "", None
@@ -134,8 +140,25 @@ def _parse(source: _Source, lines: list[str]) -> ConfigObj:
         return ConfigObj(lines, configspec=_read_spec(), interpolation=False, raise_errors=True)
     except ConfigObjError as error:
         problem = re.sub(r",? at line \"?\d+\"?\.?$", "", str(error)).rstrip(".")
-        shown = f": {error.line.strip()}" if error.line and "Invalid line" not in problem else ""
-        raise ConfigError(f"{source.at_line(error.line_number)}: {problem[0].lower()}{problem[1:]}{shown}") from error
+        shown = _shown(error.line.strip()) if error.line else ""
+        if "Invalid line" in problem:
+            problem, shown = ("invalid line", shown) if "=" in shown else (problem, "")
+        shown = shown and f": {shown}"
+        # Not with ``from error``, which holds the line.
+        raise ConfigError(f"{source.at_line(error.line_number)}: {problem[0].lower()}{problem[1:]}{shown}") from None
+
+
+def _shown(line: str) -> str:
+    """A line that can't be read, without its value if that may be a secret: it may end in a log."""
+    name, equals, _value = line.partition("=")
+    harmless = {key.name for key in keys() if not _is_conninfo(key.check)}
+    if not equals or name.strip(" \t'\"") in harmless:
+        return line
+    return f"{name.strip()} = (not shown; a connection string is written in quotes)"
+
+
+def _is_conninfo(check: str) -> bool:
+    return check.startswith("conninfo(")
 
 
 def _read_spec() -> ConfigObj:
@@ -213,6 +236,10 @@ def _validate(tree: ConfigObj, source: _Source) -> None:
         raise source.error(sections[0], name, f"there is no such key{_suggestion(name, known)}")
     for sections, name, error in flatten_errors(tree, result):
         raise source.error(sections[0], name, _problem(tree, sections[0], name, error))
+    for section in tree.sections:
+        for name in tree[section].scalars:
+            if _is_conninfo(tree[section].configspec[name]) and tree[section][name] and source.is_cut(section, name):
+                raise source.error(section, name, "contains a #, where a comment begins: it must be written in quotes")
 
 
 def _check_sections(tree: ConfigObj, source: _Source) -> None:

@@ -16,7 +16,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from tqdbproxy.addresses import UnixAddress
 from tqdbproxy.errors import ConfigError, ServerUnreachable
 from tqdbproxy.postgres.servers.dial import Address
-from tqdbproxy.postgres.servers.inquiry import with_tls
+from tqdbproxy.postgres.servers.inquiry import with_tls, without_values
 
 SERVER = ("host", "hostaddr", "service")
 """What names a server."""
@@ -45,7 +45,7 @@ def check(conninfo: str) -> None:
     try:
         given = _read(conninfo)
     except psycopg.ProgrammingError as problem:
-        raise ConfigError(f"is no connection string: {' '.join(str(problem).split())}") from problem
+        raise ConfigError(f"is no connection string: {without_values(str(problem))}") from None
     _timeout_s(given)
     _servers(given)
     if given.get("port") and not names_server(conninfo):

@@ -7,6 +7,7 @@ module: it says nothing after the login to a server of version 14 or later, whic
 from __future__ import annotations
 
 import math
+import re
 import socket
 
 import psycopg
@@ -25,10 +26,15 @@ def check(conninfo: str) -> None:
     try:
         given = conninfo_to_dict(conninfo)
     except psycopg.ProgrammingError as problem:
-        raise ConfigError(f"is no connection string: {str(problem).strip()}") from problem
+        raise ConfigError(f"is no connection string: {without_values(str(problem))}") from None
     for name in OURS:
         if name in given:
             raise ConfigError(f"{name} must not be given: the addresses of primary are used")
+
+
+def without_values(problem: str) -> str:
+    """libpq's words on a connection string, in one line and without its parts, of which any may be a password's."""
+    return re.sub(r'("=")|".*"', lambda found: found[1] or "(not shown)", " ".join(problem.split()))
 
 
 def with_tls(conninfo: str, sslmode: str, root_certificates: str) -> str:
