@@ -142,3 +142,24 @@ def test_a_server_that_leaves_is_one_line_and_a_client_that_leaves_is_none() -> 
         vanishes.closes()
         world.settle()
     assert [event["reason"] for event in events] == ["the server closed the connection"]
+
+
+def test_a_refusal_is_one_line_whoever_closes_first() -> None:
+    world = World(make_server=lambda: Script(m.authentication(3)))
+    with capturedLogs() as events:
+        for closes_first in (True, False):
+            client = world.accept()
+            client.says(m.startup(user="u"))
+            client.says(m.password("wrong"))
+            client.answers(m.error("28P01", "no such password", severity="FATAL"))
+            assert client.wire is not None
+            first, second = (client.transport, client.wire) if closes_first else (client.wire, client.transport)
+            first.lose()
+            world.settle()
+            assert second.lost
+        # It only wanted to know whether it needs a password.
+        client = world.accept()
+        client.says(m.startup(user="u"))
+        client.closes()
+        world.settle()
+    assert [event["reason"] for event in events] == ["the server refused the login: 28P01 no such password"] * 2

@@ -252,17 +252,19 @@ class ClientProtocol(Protocol):
             self.refuse(problem)
 
     def _not_begun(self, failure: Failure, message: StartupMessage) -> None:
+        server = self._server
+        refused = failure.check(ServerClosed) is not None and server is not None and server.said_why
+        if refused:  # also if the client was quicker to close
+            self._complain(f"the server refused the login: {refused}")
         if self._lost:
             return  # and so is its server connection: nobody has to be told
-        server = self._server
         error = isinstance(failure.value, ProxyError)
         if error and server is not None and server.elsewhere is not None and not (server.heard or self._leaving):
             # Nothing was said that can't be said to another server.
             self._server = None
             self._kept = server.early
             self._reach(server.elsewhere(), message)
-        elif failure.check(ServerClosed) and server is not None and server.said_why:
-            self._complain(f"the server refused the login: {server.said_why}")
+        elif refused:
             self.transport.loseConnection()  # the client has the server's own words
         elif isinstance(failure.value, ProxyError):
             self.refuse(failure.value)
