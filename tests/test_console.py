@@ -44,6 +44,7 @@ class Desk:
         actions: dict[str, Action | ListAction] = {
             "DO": Action(lambda: self.done.append("do"), "does"),
             "FAIL": Action(no, "fails"),
+            "WARN": Action(lambda: ["a takes a restart", "b too"], "warns"),
             "DROP": ListAction(drop, "thing", "drops"),
         }
         self.commands = Commands(tables, actions)
@@ -137,6 +138,7 @@ def test_help_names_all() -> None:
         ("SHOW HELP", "this list"),
         ("DO", "does"),
         ("FAIL", "fails"),
+        ("WARN", "warns"),
         ("DROP thing[, ...]", "drops"),
     ]
 
@@ -155,6 +157,14 @@ def test_several_at_once_until_one_fails() -> None:
     assert m.kinds(reply) == "TDDCCEZ"
     assert (m.error_of(reply)["C"], m.error_of(reply)["M"]) == ("F0000", "x.ini, line 3: nonsense")
     assert desk.done == ["do"]
+
+
+def test_what_is_to_be_known_besides() -> None:
+    reply = Desk().ask(m.query("WARN; DO"))
+    first, second, *rest = m.split(reply)
+    assert [m.error_of(b"E" + notice[1:])["M"] for notice in (first, second)] == ["a takes a restart", "b too"]
+    assert (first[:1], m.error_of(b"E" + first[1:])["C"]) == (b"N", "01000")
+    assert b"".join(rest) == m.complete("WARN") + m.complete("DO") + m.ready()
 
 
 def test_how_many_it_was() -> None:

@@ -6,6 +6,7 @@ The law of this module: it translates, it makes nothing that has to be closed, a
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from tqdbproxy import tls
 from tqdbproxy.addresses import POSTGRES_PORT, ListenAddress, TcpAddress, UnixAddress
@@ -77,6 +78,12 @@ def client_addresses(settings: Settings) -> list[ListenAddress | str]:
         return [*addresses]
     port = next((a.port for a in addresses if isinstance(a, TcpAddress)), POSTGRES_PORT)
     return [*addresses, UnixAddress(path, port).path if os.path.isdir(path) else path]
+
+
+def in_force(old: Settings, new: Settings) -> Settings:
+    """What holds after a reload: the new settings, but for those that take a restart (`not_reloadable`)."""
+    postgres = replace(new.postgres, listen=old.postgres.listen, socket=old.postgres.socket)
+    return replace(new, postgres=postgres, metrics=old.metrics, log=replace(new.log, format=old.log.format))
 
 
 def not_reloadable(old: Settings, new: Settings) -> list[str]:

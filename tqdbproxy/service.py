@@ -169,8 +169,8 @@ class ProxyService(Service):
         with contextlib.suppress(ProxyError):
             self._reload()
 
-    def _reload(self) -> None:
-        """The same, for somebody who is told what is wrong: raises `ProxyError`."""
+    def _reload(self) -> list[str]:
+        """The same, for somebody who is told what is wrong: raises `ProxyError`. Returns what has changed in vain."""
         try:
             if self._path is None:
                 raise ConfigError("there is no configuration file")
@@ -182,8 +182,9 @@ class ProxyService(Service):
             raise
         for name in fixed:
             log.warn("{name} has changed, which takes a restart", name=name)
-        self._settings = settings
+        self._settings = plans.in_force(self._settings, settings)
         log.info("configuration reloaded")
+        return [f"{name} has changed, which takes a restart" for name in fixed]
 
     def _apply(self, settings: Settings) -> None:
         """Put into force all that can change while the proxy runs. Raises `ConfigError` before anything has changed."""
@@ -305,6 +306,10 @@ class ProxyService(Service):
 
     # What operators see
 
+    def _shut_down(self) -> None:
+        # Later: whoever asked for it gets his answer first.
+        reactor.callLater(0, reactor.stop)
+
     def _sources(self) -> Sources:
         return Sources(
             version=version("tqdbproxy"),
@@ -327,8 +332,7 @@ class ProxyService(Service):
             flush=self._batches.flush,
             purge=self._purge,
             reload=self._reload,
-            # Later: whoever asked for it gets his answer first.
-            shutdown=lambda: reactor.callLater(0, reactor.stop),
+            shutdown=self._shut_down,
         )
         return ConsoleEntry(
             "", frozenset(), os.geteuid(), lambda _message: self._groups.connect_default(), commands(desk)

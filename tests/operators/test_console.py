@@ -198,6 +198,27 @@ def test_reload(proxy: RunningProxy) -> None:
             psycopg.connect(proxy.dsn("tqdb"))
 
 
+def test_what_takes_a_restart_stays_as_it_was(proxy: RunningProxy) -> None:
+    def shown(admin: psycopg.Connection) -> dict[tuple[str, ...], str]:
+        config = admin.execute("SHOW CONFIG").fetchall()
+        return {row[:2]: row[2] for row in config if row[:2] in {("metrics", "max_callers"), ("log", "format")}}
+
+    with psycopg.connect(proxy.dsn("tqdb"), autocommit=True) as admin:
+        told: list[str | None] = []
+        admin.add_notice_handler(lambda notice: told.append(notice.message_primary))
+        before = shown(admin)
+        proxy.config_path.write_text(f"{ADMIN}[metrics]\nmax_callers = 7\n[log]\nformat = json\n")
+        warnings = [f"{name} has changed, which takes a restart" for name in ("[metrics]", "[log] format")]
+        for count in (1, 2):
+            admin.execute("RELOAD")
+            assert told == warnings * count
+            assert shown(admin) == before
+        proxy.config_path.write_text(ADMIN)
+        admin.execute("RELOAD")
+        assert told == warnings * 2
+    assert proxy.log.count("[metrics] has changed, which takes a restart") == 2
+
+
 def test_shutdown(proxy: RunningProxy) -> None:
     with psycopg.connect(proxy.dsn("tqdb"), autocommit=True) as admin:
         admin.execute("SHUTDOWN")

@@ -127,9 +127,17 @@ class Bind:
 
 def error_response(severity: str, sqlstate: str, message: str, *, detail: str = "", hint: str = "") -> bytes:
     """An ErrorResponse with the fields that PostgreSQL always sends (manual, "Error and Notice Message Fields")."""
+    return frame(b"E", _fields(severity, sqlstate, message, detail, hint))
+
+
+def notice_response(severity: str, sqlstate: str, message: str) -> bytes:
+    """A NoticeResponse, which has the fields of an ErrorResponse."""
+    return frame(b"N", _fields(severity, sqlstate, message))
+
+
+def _fields(severity: str, sqlstate: str, message: str, detail: str = "", hint: str = "") -> bytes:
     fields = [("S", severity), ("V", severity), ("C", sqlstate), ("M", message), ("D", detail), ("H", hint)]
-    body = b"".join(f"{kind}{text}\0".encode() for kind, text in fields if text)
-    return frame(b"E", body + b"\0")
+    return b"".join(f"{kind}{text}\0".encode() for kind, text in fields if text) + b"\0"
 
 
 def error_fields(data: bytes, position: int, end: int) -> dict[str, str]:

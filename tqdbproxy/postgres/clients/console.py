@@ -179,7 +179,8 @@ class Console:
 
 def _run(command: Command) -> bytes:
     outcome = command.run()
-    return b"".join(map(data_row, outcome.rows)) + command_complete(outcome.tag)
+    told = b"".join(map(replies.warning, outcome.notices))
+    return told + b"".join(map(data_row, outcome.rows)) + command_complete(outcome.tag)
 
 
 def _columns(columns: tuple[str, ...] | None, formats: tuple[int, ...]) -> bytes:

@@ -7,7 +7,7 @@ given. Every command's columns are known before it is run, since drivers ask for
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -40,9 +40,9 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What a command does. ``run`` raises a `ProxyError` if it can't."""
+    """What a command does. ``run`` raises a `ProxyError` if it can't; it may return what else is to be told."""
 
-    run: Callable[[], None]
+    run: Callable[[], Sequence[str] | None]
     about: str
 
 
@@ -61,6 +61,7 @@ class Outcome:
 
     tag: str
     rows: Iterable[Row] = ()
+    notices: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +112,7 @@ class Commands:
 
 
 def _alone(word: str, action: Action) -> Outcome:
-    action.run()
-    return Outcome(word)
+    return Outcome(word, notices=action.run() or ())
 
 
 def _with_list(word: str, action: ListAction, items: tuple[str, ...]) -> Outcome:

@@ -5,7 +5,7 @@ The law of this module: it formats and sorts; where the numbers come from it doe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tqdbproxy.core.metrics import Histogram, at_once
@@ -26,7 +26,7 @@ class Desk:
     """What the console can ask and do.
 
     ``settings``: section, key, value. ``purge`` drops the answers with these tags and counts them. ``reload`` raises
-    `ConfigError`.
+    `ConfigError`, and returns what takes a restart.
     """
 
     sources: Sources
@@ -35,7 +35,7 @@ class Desk:
     settings: Callable[[], Iterable[tuple[str, str, str]]]
     flush: Callable[[], None]
     purge: Callable[[tuple[str, ...]], int]
-    reload: Callable[[], None]
+    reload: Callable[[], Sequence[str]]
     shutdown: Callable[[], None]
 
 

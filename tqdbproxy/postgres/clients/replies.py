@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from tqdbproxy import errors
 from tqdbproxy.core.writebatch.types import Expired, Unknown, Withdrawn
-from tqdbproxy.postgres.messages import error_response
+from tqdbproxy.postgres.messages import error_response, notice_response
 
 SQLSTATES: dict[type[errors.ProxyError], str] = {
     errors.NotServed: "3D000",
@@ -31,6 +31,7 @@ SQLSTATES: dict[type[errors.ProxyError], str] = {
     errors.ShuttingDown: "57P03",
 }
 INTERNAL_ERROR = "XX000"
+WARNING = "01000"
 NO_SERVER = "the proxy can't connect to a server"
 
 RESULTS: dict[type, errors.ProxyError] = {
@@ -54,6 +55,11 @@ def fatal(error: errors.ProxyError) -> bytes:
 def error(problem: errors.ProxyError) -> bytes:
     """An ErrorResponse after which the session goes on."""
     return _response("ERROR", problem)
+
+
+def warning(text: str) -> bytes:
+    """A NoticeResponse: what was asked for is done, but there is something to know."""
+    return notice_response("WARNING", WARNING, text)
 
 
 def failure(result: Unknown | Expired | Withdrawn) -> bytes:
