@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
+from types import FrameType
 from typing import Any, cast
 
 from prometheus_client import CollectorRegistry
@@ -61,6 +62,7 @@ class ProxyService(Service):
         self.name = "tqdbproxy"
         self._settings = settings
         self._path = path
+        self._stopping = False
         registry = CollectorRegistry()
         self._metrics = Metrics(registry, settings.metrics.max_callers, reactor.seconds)
         texts = Texts()
@@ -123,6 +125,10 @@ class ProxyService(Service):
         cast(IReactorCore, reactor).callWhenRunning(reactor.callLater, 0, self._start)
 
     def _start(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            twisteds = signal.getsignal(number)
+            if callable(twisteds):  # SIGINT may be ignored: in the background of a shell
+                signal.signal(number, partial(self._signalled, twisteds))
         self._batches.start()
         for listener in self._listeners:
             self._accept(listener, "clients connect to {address}")
@@ -133,6 +139,20 @@ class ProxyService(Service):
         # What has been made until now stays: the collector needn't look at it again.
         gc.collect()
         gc.freeze()
+
+    def _signalled(self, twisteds: Any, number: int, frame: FrameType | None) -> None:
+        """Let Twisted's own handler stop the reactor, but once: a second time it would raise."""
+        if self._stopping:
+            log.info("Received {signal}: draining already", signal=signal.Signals(number).name)
+        else:
+            self._stopping = True
+            twisteds(number, frame)
+
+    def _shut_down(self) -> None:
+        """Somebody asks for it on the console."""
+        if not self._stopping:
+            self._stopping = True
+            reactor.callLater(0, reactor.stop)  # later: whoever asked for it gets his answer first
 
     def _client(self) -> ClientProtocol:
         return ClientProtocol(self._hub)
@@ -305,10 +325,6 @@ class ProxyService(Service):
         )
 
     # What operators see
-
-    def _shut_down(self) -> None:
-        # Later: whoever asked for it gets his answer first.
-        reactor.callLater(0, reactor.stop)
 
     def _sources(self) -> Sources:
         return Sources(

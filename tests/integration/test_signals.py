@@ -102,16 +102,31 @@ def test_a_transaction_gets_its_time_and_no_more(start_with: StartWith) -> None:
 
 
 def test_a_second_signal_changes_nothing(postgres: EmbeddedServer, start: Callable[..., RunningProxy]) -> None:
-    """But that Twisted logs an exception, since it is stopping already."""
     proxy = start(f"{postgres.host}:{postgres.port}")
     with Wire(proxy.port).start("postgres") as wire:
         wire.ask(query("BEGIN"))
-        for count in (1, 2):
-            proxy.process.send_signal(signal.SIGTERM)
-            wait_for(lambda: proxy.log.count("Received SIGTERM") == count)  # noqa: B023
+        for count, number in enumerate((signal.SIGTERM, signal.SIGTERM, signal.SIGINT), 1):
+            proxy.process.send_signal(number)
+            wait_for(lambda: proxy.log.count("Received SIG") == count)  # noqa: B023
         assert kinds(wire.ask(query("COMMIT"))) == "CZ"
         assert last_words(wire) == STOPPED
     _ended(proxy, signal.SIGTERM)
+    assert "Traceback" not in proxy.log
+
+
+def test_a_signal_after_shutdown_on_the_console(postgres: EmbeddedServer, start: Callable[..., RunningProxy]) -> None:
+    proxy = start(f"{postgres.host}:{postgres.port}", "[admin]\nusers = postgres\n")
+    with Wire(proxy.port).start("postgres") as wire:
+        wire.ask(query("BEGIN"))
+        with Wire(proxy.port).start("tqdb") as console:
+            assert kinds(console.ask(query("SHUTDOWN; SHUTDOWN"))) == "CCZ"
+        wait_for(lambda: "draining" in proxy.log)
+        proxy.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: "Received SIGTERM: draining already" in proxy.log)
+        assert kinds(wire.ask(query("COMMIT"))) == "CZ"
+        assert last_words(wire) == STOPPED
+    assert proxy.process.wait(10) == 0
+    assert "Traceback" not in proxy.log
 
 
 def test_nobody_there(start_with: StartWith) -> None:
