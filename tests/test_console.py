@@ -275,7 +275,7 @@ def test_any_pieces(sizes: list[int]) -> None:
 def world(**settings: Any) -> World:
     """With a console for the user ``boss``; the server asks for a password."""
     it = World(make_server=lambda: Script(m.authentication(3)))
-    entry = ConsoleEntry("tqdb", frozenset({"boss"}), 77, it.hub.connect, Desk().commands)
+    entry = ConsoleEntry("tqdb", frozenset({"boss"}), lambda: 77, it.hub.connect, Desk().commands)
     for name, value in settings.items():
         setattr(entry, name, value)
     it.hub.console = entry
@@ -352,6 +352,17 @@ def test_the_proxys_own_user_on_the_unix_socket() -> None:
             assert client.wire is None
 
 
+def test_the_proxys_user_is_who_it_is_at_the_login() -> None:
+    user = 0
+    it = world(own_uid=lambda: user)
+    user = 78  # as twistd --uid changes it
+    for uid, trusted in ((78, True), (0, False)):
+        client = it.accept()
+        client.transport.user = uid
+        client.says(m.startup(user="anybody", database="tqdb"))
+        assert client.transport.lost is not trusted
+
+
 def test_the_proxys_own_user_gets_in_where_no_session_does() -> None:
     it = world()
     it.hub.limits.max_clients = 0
@@ -364,7 +375,7 @@ def test_the_proxys_own_user_gets_in_where_no_session_does() -> None:
 
 
 def test_a_newer_protocol_is_negotiated_down() -> None:
-    client = world(own_uid=0).accept()
+    client = world(own_uid=lambda: 0).accept()
     client.transport.user = 0
     reply = client.says(m.startup(0x00030002, user="u", database="tqdb", **{"_pq_.a": "1"}))
     assert m.kinds(reply).startswith("vR")

@@ -351,7 +351,7 @@ class ProxyService(Service):
             shutdown=self._shut_down,
         )
         return ConsoleEntry(
-            "", frozenset(), os.geteuid(), lambda _message: self._groups.connect_default(), commands(desk)
+            "", frozenset(), os.geteuid, lambda _message: self._groups.connect_default(), commands(desk)
         )
 
 

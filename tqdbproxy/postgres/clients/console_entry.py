@@ -40,11 +40,14 @@ AUTHENTICATION_OK_FRAME = frame(b"R", bytes(4))
 
 @dataclass(slots=True)
 class ConsoleEntry:
-    """``[admin]``. ``database`` empty: there is no console. ``connect``: to a server of the default group."""
+    """``[admin]``. ``database`` empty: there is no console. ``connect``: to a server of the default group.
+
+    ``own_uid`` is asked at each login: with ``--uid``, twistd changes the user when all has been made.
+    """
 
     database: str
     users: frozenset[str]
-    own_uid: int
+    own_uid: Callable[[], int]
     connect: Callable[[StartupMessage], Deferred[Any]]
     commands: Commands
 
@@ -54,7 +57,7 @@ class ConsoleEntry:
 
     def trusts(self, uid: int | None) -> bool:
         """Whether the user at the other end of a Unix socket needs no password; None: it is no Unix socket."""
-        return uid is not None and uid == self.own_uid
+        return uid is not None and uid == self.own_uid()
 
     def check(self, user: str) -> None:
         """Raises `NotAdmin` if ``user`` may not even log in."""
