@@ -107,8 +107,13 @@ def queries() -> dict[str, str]:
 def alerts() -> dict[str, str]:
     """Every alert's expression, without what its values are compared with."""
     groups = yaml.safe_load((ETC / "prometheus" / "alerts.yml").read_text())["groups"]
-    expressions = {rule["alert"]: rule["expr"].partition(" unless ")[0] for group in groups for rule in group["rules"]}
-    return {name: COMPARISON.sub("", expression) for name, expression in expressions.items()}
+    return {rule["alert"]: COMPARISON.sub("", _begin(rule["expr"])) for group in groups for rule in group["rules"]}
+
+
+def _begin(expression: str) -> str:
+    """What stands before ``unless``, if that is all of an expression."""
+    begin = expression.partition(" unless ")[0]
+    return begin if begin.count("(") == begin.count(")") else expression
 
 
 def misread(proxy: RunningProxy, postgres: EmbeddedServer, database: str) -> None:
