@@ -48,6 +48,7 @@ from tqdbproxy.postgres.servers.groups import Groups
 from tqdbproxy.postgres.servers.probing import Means
 from tqdbproxy.postgres.servers.purges import PurgeListeners
 from tqdbproxy.postgres.sql import Purging, Text, Texts
+from tqdbproxy.process import show_process
 from tqdbproxy.settings import Settings, WriteBatchSettings
 from tqdbproxy.web import make_site
 
@@ -63,6 +64,8 @@ class ProxyService(Service):
         self._settings = settings
         self._path = path
         self._stopping = False
+        self._reloaded = True
+        """The last attempt to read the configuration has succeeded."""
         registry = CollectorRegistry()
         self._metrics = Metrics(registry, settings.metrics.max_callers, reactor.seconds)
         texts = Texts()
@@ -101,6 +104,7 @@ class ProxyService(Service):
         ]
         self._log: logs.JsonLog | None = None
         self._show()
+        show_process(self._metrics, time.time())
 
     # Start and stop
 
@@ -198,8 +202,10 @@ class ProxyService(Service):
             fixed = plans.not_reloadable(self._settings, settings)
             self._apply(settings)
         except ProxyError as problem:
+            self._reloaded = False
             log.error("configuration not reloaded: {problem}", problem=problem)
             raise
+        self._reloaded = True
         for name in fixed:
             log.warn("{name} has changed, which takes a restart", name=name)
         self._settings = plans.in_force(self._settings, settings)
@@ -286,6 +292,16 @@ class ProxyService(Service):
         """Gauges that are read from the parts when somebody asks."""
         groups = self._groups
         self._metrics.gauge("tqdbproxy_clients", "Client connections, by state", lambda: self._hub.states(), ("state",))
+        self._metrics.gauge(
+            "tqdbproxy_max_clients",
+            "Clients that there may be ([limits] max_clients)",
+            lambda: self._hub.limits.max_clients,
+        )
+        self._metrics.gauge(
+            "tqdbproxy_config_reload_success",
+            "Whether the configuration in force is what was read last",
+            lambda: float(self._reloaded),
+        )
         self._metrics.gauge(
             "tqdbproxy_server_connections",
             "Server connections, by state",

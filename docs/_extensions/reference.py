@@ -58,7 +58,7 @@ def _shown_by_the_service() -> Iterator[MetricFacts]:
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and len(node.args) >= 3:
                 name, documentation = _text(node.args[0]), _text(node.args[1])
-                if node.func.attr in ("gauge", "counter") and name.startswith("tqdbproxy_"):
+                if node.func.attr in ("gauge", "counter") and name.startswith(("tqdbproxy_", "process_")):
                     yield MetricFacts(name, node.func.attr, _labels(node, tree), documentation)
 
 

@@ -150,7 +150,9 @@ def test_reloading(start_with: StartWith) -> None:
     ends.prepare("CREATE TABLE t (a int)")
     with psycopg.connect(ends.proxied, autocommit=True) as connection:
         assert refusal(proxy.port, ends.database) == ("FATAL", "53300")
+        assert scrape(proxy).total("max_clients") == 1
         reload(proxy, "[limits]\nmax_clients = 5\n[write_batch]\nenabled = false\n", "configuration reloaded")
+        assert scrape(proxy).total("max_clients") == 5
         assert refusal(proxy.port, ends.database) == ("", "")
         with psycopg.connect(ends.proxied, autocommit=True) as later:
             later.execute("/* batch:5 */ INSERT INTO t VALUES (1)")
@@ -173,10 +175,13 @@ def test_a_bad_configuration_is_not_taken(start_with: StartWith, text: str) -> N
         reload(proxy, text, "configuration not reloaded")
         assert refusal(proxy.port, ends.database) == ("FATAL", "53300")
         assert connection.execute("SELECT 1").fetchone() == (1,)
+        assert scrape(proxy).total("config_reload_success") == 0
         proxy.config_path.unlink()
         proxy.process.send_signal(signal.SIGHUP)
         wait_for(lambda: proxy.log.count("configuration not reloaded") == 2)
         assert refusal(proxy.port, ends.database) == ("FATAL", "53300")
+        reload(proxy, "[limits]\nmax_clients = 1\n", "configuration reloaded")
+        assert scrape(proxy).total("config_reload_success") == 1
 
 
 def test_what_takes_a_restart_is_said(start_with: StartWith) -> None:
