@@ -10,7 +10,7 @@ Value = TypeVar("Value")
 INTERVAL_S = 0.01
 
 
-def wait_for(look: Callable[[], Value], timeout_s: float = 10.0) -> Value:
+def wait_for(look: Callable[[], Value], timeout_s: float = 60.0) -> Value:
     """The first value of ``look()`` that is true; fails with the last one when there is none in time."""
     end = time.monotonic() + timeout_s
     while not (value := look()):

@@ -17,7 +17,7 @@ from tests.proxies import HOST
 
 PROTOCOL_3_0 = 0x00030000
 PROTOCOL_3_2 = 0x00030002
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 class Frame(NamedTuple):

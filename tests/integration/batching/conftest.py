@@ -80,13 +80,13 @@ def place(postgres: EmbeddedServer, batching: RunningProxy, _arena: str, _number
 
 
 @pytest.fixture
-def crowds(place: Place) -> Iterator[MakeCrowd]:
+def crowds(place: Place, batching: RunningProxy) -> Iterator[MakeCrowd]:
     """Makes crowds that write ``here`` through ``batching``, closed after the test."""
     with ExitStack() as stack:
 
         def make(count: int = COUNT, port: int = 0, **options: str) -> Crowd:
             options.setdefault("search_path", place.here)
-            return stack.enter_context(crowd(port or place.proxied_port, place.database, count, **options))
+            return stack.enter_context(crowd(port or batching, place.database, count, **options))
 
         yield make
 

@@ -1,22 +1,26 @@
 """Sessions that write at the same time, so that their writes meet in one batch.
 
 With ``early_quorum = off`` a group waits until it is full: as many sessions as ``max_batch_size`` make one batch
-without waiting, and the test knows who was in it. The law of this module: it sends and gathers, it judges nothing.
+without waiting, and the test knows who was in it. The proxy is held while they send, so that no window ends before the
+last of them has sent. The law of this module: it sends and gathers, it judges nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import NamedTuple
 
 from tests.integration.wire import SYNC, Frame, Wire, bind, execute, parse, query
+from tests.proxies import RunningProxy
 
 COUNT = 8
 #: Sessions of a crowd, and the size at which a group is full.
-WINDOW_MS = 300
+WINDOW_MS = 600
 #: A group that isn't full in time was not meant to be.
-CONFIG = f"[write_batch]\nearly_quorum = off\nmax_batch_size = {COUNT}\n"
+CONFIG = f"[write_batch]\nearly_quorum = off\nmax_batch_size = {COUNT}\nmax_hint_ms = 60000\n"
+HELD_BYTES = 1 << 15
+"""What the kernel takes for a proxy that reads nothing, for sure."""
 
 
 class Reply(NamedTuple):
@@ -58,15 +62,19 @@ class Status(NamedTuple):
 
 
 class Crowd:
-    """``count`` sessions alike."""
+    """Sessions alike; ``proxy`` None: with a server."""
 
-    def __init__(self, wires: list[Wire]) -> None:
+    def __init__(self, wires: list[Wire], proxy: RunningProxy | None = None) -> None:
         self.wires = wires
+        self.proxy = proxy
 
     def send(self, message: Callable[[int], bytes]) -> list[Reply]:
         """Let all sessions send at the same time, each its own message; their replies."""
-        for number, wire in enumerate(self.wires):
-            wire.send(message(number))
+        messages = [message(number) for number in range(len(self.wires))]
+        small = max(map(len, messages)) <= HELD_BYTES
+        with self.proxy.held() if self.proxy is not None and small else nullcontext():
+            for wire, one in zip(self.wires, messages, strict=True):
+                wire.send(one)
         return [reply(wire.until()) for wire in self.wires]
 
     def all(self, *texts: str) -> None:
@@ -97,11 +105,12 @@ def status(wire: Wire) -> Status:
 
 
 @contextmanager
-def crowd(port: int, database: str, count: int = COUNT, **options: str) -> Iterator[Crowd]:
-    """``count`` sessions with the same options."""
+def crowd(there: RunningProxy | int, database: str, count: int = COUNT, **options: str) -> Iterator[Crowd]:
+    """``count`` sessions with the same options. ``there``: a proxy, or the port of a server."""
+    proxy, port = (None, there) if isinstance(there, int) else (there, there.port)
     with ExitStack() as stack:
         wires = [stack.enter_context(Wire(port)) for _ in range(count)]
-        yield Crowd([wire.start(database, **options) for wire in wires])
+        yield Crowd([wire.start(database, **options) for wire in wires], proxy)
 
 
 def hinted(text: str, more: str = "", window_ms: int = WINDOW_MS) -> str:

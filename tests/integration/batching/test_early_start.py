@@ -40,19 +40,19 @@ def eager(start_with: StartWith) -> RunningProxy:
     return start_with(EAGER)[0]
 
 
-def until_begun(them: Crowd, proxy: RunningProxy, n: int, text: str = INSERT) -> int:
-    """Let them write, from the round ``n`` on, until the server has begun with a batch of theirs; the next round."""
+def rounds(proxy: RunningProxy, first: int, least: int = 1) -> Iterator[int]:
+    """The numbers of rounds: so many at least, and then until the server has begun with a batch in one of them."""
     growth = Growth(proxy)
-    for number in range(n, n + 100):
-        assert {reply.sqlstate for reply in them.send(fresh(number, text))} == {""}
-        if growth("write_batch_begun_total"):
-            return number + 1
+    for number in range(first, first + 500):
+        if number >= first + least and growth("write_batch_begun_total"):
+            return
+        yield number
     raise AssertionError("nothing was begun")
 
 
 @pytest.fixture
 def writers(plain: Place, eager: RunningProxy) -> Iterator[Crowd]:
-    with crowd(eager.port, plain.database, MANY, search_path=plain.here) as them:
+    with crowd(eager, plain.database, MANY, search_path=plain.here) as them:
         for n in range(2):  # now they are known, and their statements are prepared
             assert them.send(fresh(n)) == [INSERTED] * MANY
         yield them
@@ -60,8 +60,7 @@ def writers(plain: Place, eager: RunningProxy) -> Iterator[Crowd]:
 
 @pytest.fixture
 def few(plain: Place, eager: RunningProxy) -> Iterator[Crowd]:
-    """Few enough to be all there within a millisecond, however slow the machine is."""
-    with crowd(eager.port, plain.database, FEW, search_path=plain.here) as them:
+    with crowd(eager, plain.database, FEW, search_path=plain.here) as them:
         yield them
 
 
@@ -81,61 +80,61 @@ def count(place: Place) -> tuple[int, int]:
 
 def test_nobody_can_tell(plain: Place, eager: RunningProxy, writers: Crowd) -> None:
     growth = Growth(eager)
-    for n in range(2, 22):
+    for n in rounds(eager, 2, 20):
         assert writers.send(fresh(n)) == [INSERTED] * MANY
-    assert growth("write_batch_begun_total") > 0
     assert growth("write_batch_retries_total") == 0
-    assert count(plain) == (22 * MANY, 22 * MANY)
+    assert count(plain) == ((n + 1) * MANY, (n + 1) * MANY)
 
 
 def test_texts_with_constants(plain: Place, eager: RunningProxy, writers: Crowd) -> None:
-    growth = Growth(eager)
-    for n in range(2, 22):
+    for n in rounds(eager, 2, 20):
         values = range(n * MANY, (n + 1) * MANY)
         texts = [query(f"/* batch:300 */ INSERT INTO t (a, b) VALUES ({value}, 'x')") for value in values]
         assert writers.send(texts.__getitem__) == [INSERTED] * MANY
-    assert growth("write_batch_begun_total") > 0
-    assert count(plain) == (22 * MANY, 22 * MANY)
+    assert count(plain) == ((n + 1) * MANY, (n + 1) * MANY)
 
 
 @pytest.mark.parametrize("bad", [0, MANY // 2, MANY - 1])
 def test_one_that_fails(plain: Place, eager: RunningProxy, writers: Crowd, bad: int) -> None:
     """It may be among the first or among the rest; only it hears of it, and nobody's row is there twice."""
-    growth = Growth(eager)
-    for n in range(2, 12):
+    for n in rounds(eager, 2, 10):
         said = writers.send([write(7 if who == bad else n * MANY + who) for who in range(MANY)].__getitem__)
         assert [reply.sqlstate for reply in said] == ["23505" if who == bad else "" for who in range(MANY)]
-    assert growth("write_batch_begun_total") > 0
-    assert count(plain) == (12 * MANY - 10, 12 * MANY - 10)
+    written = 2 * MANY + (n - 1) * (MANY - 1)
+    assert count(plain) == (written, written)
 
 
 def test_a_rest_that_does_not_fit(plain: Place, eager: RunningProxy, few: Crowd) -> None:
     """What was begun is taken back, and all is executed in another way."""
-    n = until_begun(few, eager, 0)
-    growth = Growth(eager)
+    for n in rounds(eager, 0):
+        assert few.send(fresh(n)) == [INSERTED] * FEW
     apart = INSERT.replace("batch:300", "batch:300 merge:off")
-    while not growth("write_batch_begun_total"):
-        assert n < 200, "nothing was begun"
+    for n in rounds(eager, n + 1):
         said = [write(n * MANY + who, apart if who == FEW - 1 else INSERT) for who in range(FEW)]
         assert few.send(said.__getitem__) == [INSERTED] * FEW
-        n += 1
-    assert count(plain) == (n * FEW, n * FEW)
+    assert count(plain) == ((n + 1) * FEW, (n + 1) * FEW)
 
 
 def test_tables_that_change_meanwhile(plain: Place, eager: RunningProxy, writers: Crowd) -> None:
     growth = Growth(eager)
-    n = 2
-    for ddl in CHANGES * 3:
-        change = threading.Thread(target=plain.directly, args=(plain.here, ddl))
-        for rounds in range(6):
-            if rounds == 3:
-                change.start()
-            said = writers.send(fresh(n))
-            assert {reply.sqlstate for reply in said} == {""}
-            n += 1
-        change.join()
-    assert growth("write_batch_begun_total") > 1
+    changes, n = 0, 2
+    while changes < 3 or growth("write_batch_begun_total") < 2:
+        assert changes < 50, "nothing was begun"
+        changes += 1
+        for ddl in CHANGES:
+            n = change_meanwhile(plain, writers, ddl, n)
     assert count(plain) == (n * MANY, n * MANY)
+
+
+def change_meanwhile(plain: Place, writers: Crowd, ddl: str, n: int) -> int:
+    """Change the table while they write in the round ``n`` and some more; the next round."""
+    change = threading.Thread(target=plain.directly, args=(plain.here, ddl))
+    for number in range(6):
+        if number == 3:
+            change.start()
+        assert {reply.sqlstate for reply in writers.send(fresh(n + number))} == {""}
+    change.join()
+    return n + 6
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -147,9 +146,11 @@ def test_a_rule_that_is_committed_while_the_first_ones_wait_for_it(
     plain.make("CREATE TABLE log (said text)", COUNTS)
     growth, n = Growth(eager), 0
     while not growth("write_batch_begun_total"):
-        assert n < 1000, "nothing was begun"
+        assert n < 500, "nothing was begun"
         text = INSERT.replace("(a, b)", f"AS t{n} (a, b)")  # as if it had never been refused
-        n = until_begun(few, eager, n, text)
+        for n in rounds(eager, n):
+            assert few.send(fresh(n, text)) == [INSERTED] * FEW
+        n += 1
         growth = Growth(eager)
         with behind(plain, "TRUNCATE log", ddl):
             assert few.send(fresh(n, text)) == [INSERTED] * FEW

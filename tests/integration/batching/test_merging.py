@@ -49,7 +49,7 @@ def test_the_configuration_keeps_inserts_apart(start_with: StartWith) -> None:
     config = f"[write_batch]\nearly_quorum = off\nmax_batch_size = {COUNT}\nmerge_inserts = "
     proxy, ends = start_with(config + "off\n")
     ends.prepare("CREATE TABLE IF NOT EXISTS apart (a int, b text)")
-    with crowd(proxy.port, ends.database) as writers:
+    with crowd(proxy, ends.database) as writers:
         insert = INSERT.replace(" t ", " apart ")
         assert writers.send(lambda n: extended(insert, *rows(n))) == INSERTED
         assert writers.together == "prepared"
@@ -206,7 +206,7 @@ def test_wide_rows_are_cut_by_the_limit_of_parameters(place: Place, start_with: 
     columns = ", ".join(f"c{n} int2" for n in range(1500))
     place.directly(place.here, f"CREATE TABLE t ({columns})")
     insert = "INSERT INTO t VALUES ({})".format(", ".join(f"${n + 1}" for n in range(1500)))
-    with crowd(proxy.port, place.database, 50, search_path=place.here) as writers:
+    with crowd(proxy, place.database, 50, search_path=place.here) as writers:
         replies = writers.send(lambda n: extended(insert, *[str((n + c) % 1000) for c in range(1500)]))
         assert replies == [Reply(tag="INSERT 0 1")] * 50
         assert writers.together == "merged"
@@ -215,7 +215,8 @@ def test_wide_rows_are_cut_by_the_limit_of_parameters(place: Place, start_with: 
 
 def test_big_values(plain: Place, crowds: MakeCrowd) -> None:
     crowd = crowds()
-    assert crowd.send(lambda n: extended(INSERT, str(n), chr(97 + n) * 300_000)) == INSERTED
+    patient = 10_000  # for these the proxy isn't held while they come
+    assert crowd.send(lambda n: extended(INSERT, str(n), chr(97 + n) * 300_000, window_ms=patient)) == INSERTED
     assert crowd.together == "merged"
     found = plain.rows("SELECT a, length(b), b = repeat(chr(97 + a), 300000) FROM t ORDER BY a")
     assert found == tuple((b"%d" % n, b"300000", b"t") for n in range(COUNT))
@@ -224,7 +225,7 @@ def test_big_values(plain: Place, crowds: MakeCrowd) -> None:
 def test_paths(plain: Place, crowds: MakeCrowd) -> None:
     """What a name means depends on the session."""
     one, other = crowds(4), crowds(4, search_path=plain.there)
-    both = Crowd([wire for pair in zip(one.wires, other.wires, strict=True) for wire in pair])
+    both = Crowd([wire for pair in zip(one.wires, other.wires, strict=True) for wire in pair], one.proxy)
     assert both.send(lambda n: extended(INSERT, *rows(n))) == INSERTED
     assert set(both.statuses()) == {("merged", "4", "")}
     assert plain.rows("SELECT sum(a) FROM t") == ((b"12",),)

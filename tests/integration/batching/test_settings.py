@@ -55,16 +55,16 @@ def test_what_means_something_else_does_not_meet(
     place.make(f"CREATE TABLE t (v {setting.column})")
 
     def sessions(port: int, schema: str) -> Crowd:
-        wires = []
+        halves = []
         for value in (setting.one, setting.other):
             options = {guc: value} if how == "at start-up" else {}
             half = crowds(HALF, port, search_path=schema, escape_string_warning="off", **options)
             if not options:
                 half.all(f"SET {guc} = {value}" if "," in value else f"SET {guc} = '{value}'")
-            wires += half.wires
-        return Crowd(wires)
+            halves.append(half)
+        return Crowd([wire for half in halves for wire in half.wires], halves[0].proxy)
 
-    batched, direct = sessions(place.proxied_port, place.here), sessions(place.direct_port, place.there)
+    batched, direct = sessions(0, place.here), sessions(place.direct_port, place.there)
     message = say(f"INSERT INTO t (v) VALUES ({setting.literal}) {setting.returning}", window_ms=HALVES_MS)
     for _ in range(2):
         expected = [reply(wire.ask(message)) for wire in direct.wires]
