@@ -106,10 +106,10 @@ def test_one_that_fails(plain: Place, eager: RunningProxy, writers: Crowd, bad: 
 
 def test_a_rest_that_does_not_fit(plain: Place, eager: RunningProxy, few: Crowd) -> None:
     """What was begun is taken back, and all is executed in another way."""
-    for n in rounds(eager, 0):
-        assert few.send(fresh(n)) == [INSERTED] * FEW
+    for known in rounds(eager, 0):
+        assert few.send(fresh(known)) == [INSERTED] * FEW
     apart = INSERT.replace("batch:300", "batch:300 merge:off")
-    for n in rounds(eager, n + 1):
+    for n in rounds(eager, known + 1):
         said = [write(n * MANY + who, apart if who == FEW - 1 else INSERT) for who in range(FEW)]
         assert few.send(said.__getitem__) == [INSERTED] * FEW
     assert count(plain) == ((n + 1) * FEW, (n + 1) * FEW)
@@ -148,9 +148,9 @@ def test_a_rule_that_is_committed_while_the_first_ones_wait_for_it(
     while not growth("write_batch_begun_total"):
         assert n < 500, "nothing was begun"
         text = INSERT.replace("(a, b)", f"AS t{n} (a, b)")  # as if it had never been refused
-        for n in rounds(eager, n):
-            assert few.send(fresh(n, text)) == [INSERTED] * FEW
-        n += 1
+        for known in rounds(eager, n):
+            assert few.send(fresh(known, text)) == [INSERTED] * FEW
+        n = known + 1
         growth = Growth(eager)
         with behind(plain, "TRUNCATE log", ddl):
             assert few.send(fresh(n, text)) == [INSERTED] * FEW

@@ -34,7 +34,7 @@ def write(hint: str) -> Callable[[int], bytes]:
 
 
 def remembered(writers: Crowd, hint: str, since: float) -> bool:
-    """Let them write five times; whether that was so soon after another, since the last time, that nobody was forgotten."""
+    """Let them write five times; whether nobody was forgotten in between, who wrote at the time ``since``, too."""
     gaps = []
     for _ in range(5):
         began = time.monotonic()

@@ -48,6 +48,26 @@ class Place:
             return [told(wire, text) for text in texts]
 
 
+class Gate:
+    """Statements with ``held()`` in them take until the gate is open. It waits while they are executed, with their
+    snapshots taken."""
+
+    def __init__(self, place: Place) -> None:
+        place.do(
+            "CREATE TABLE gate ()",
+            "CREATE FUNCTION held() RETURNS void LANGUAGE plpgsql AS 'BEGIN PERFORM FROM gate; END'",
+        )
+        self._holder = place.direct()
+
+    def shut(self) -> None:
+        """They wait from now on."""
+        told(self._holder, "BEGIN", "LOCK TABLE gate")
+
+    def open(self) -> None:
+        """They go on."""
+        told(self._holder, "COMMIT")
+
+
 def told(wire: Wire, *texts: str) -> Reply:
     """The reply to the last of these Queries; all must succeed."""
     for text in texts:
