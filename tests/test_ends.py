@@ -220,12 +220,11 @@ def test_a_client_that_vanishes_while_its_question_is_held(behind: bytes, conges
     if congested:
         client.transport.producer.pauseProducing()
     client.closes()
-    assert client.wire is not None
-    assert not client.wire.eof_sent
-    client.answers(m.complete("SELECT 1"), m.ready())
+    wire = client.wire
+    assert wire is not None
+    assert (wire.eof_sent, client.answers(m.complete("SELECT 1"), m.ready())) == (False, b"")
     world.pass_time(0.1)
-    assert client.server.hears() == behind
-    assert client.wire.eof_sent
+    assert (wire.eof_sent, client.server.hears()) == (True, behind)
     assert world.hub.clients == set()
 
 

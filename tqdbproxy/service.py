@@ -181,6 +181,8 @@ class ProxyService(Service):
 
     def _stopped(self, _result: Any) -> None:
         self._batches.stop()
+        if self._window is not None:
+            self._window.stop()
         self._groups.stop_watching()
         self._purges.stop()
         for listener in self._metrics_listeners:
