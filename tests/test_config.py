@@ -117,7 +117,18 @@ def test_several_servers_and_databases(tmp_path: Path) -> None:
     assert (a.databases, a.probe_interval_s) == (("x",), 2)
     assert list(map(str, b.primary)) == ["three:5432", "four:5432"]
     assert (b.databases, b.probe, b.probe_interval_s) == (("y", "with space"), "user=me password=a,b", 0)
-    assert load(tmp_path, f"[postgres]\ndefault =\n{MAIN}").postgres.default is None
+    assert load(tmp_path, f"[postgres]\ndefault =\n{MAIN}databases = a\n").postgres.default is None
+
+
+def test_what_goes_together_after_all(tmp_path: Path) -> None:
+    texts = (
+        "[postgres]\nlisten = :0, :0, 127.0.0.1:5433, [::1]:5433\n[metrics]\nlisten = :0\n",
+        "[admin]\ndatabase =\n[postgres.other]\nprimary = db\ndatabases = tqdb\n",
+        "databases = a\n[postgres]\ndefault = none\n[admin]\ndatabase =\nusers = me\n",
+        f"[postgres]\nsocket = {tmp_path}/new\n",
+    )
+    for text in texts:
+        load(tmp_path, MAIN + text)
 
 
 def test_a_byte_order_mark_and_carriage_returns_are_no_obstacle(tmp_path: Path) -> None:
@@ -298,6 +309,48 @@ REFUSALS = {
         "x.ini: [postgres]: no server is named: a section [postgres.main] with primary is needed",
     ),
     "group without server": ("[postgres.main]\n", "x.ini, line 1: [postgres.main] primary: must be given"),
+    "an address twice": (
+        MAIN + "[postgres]\nlisten = 127.0.0.1:5433, 127.0.0.1:0, 127.0.0.1:0, 127.0.0.1:5433\n",
+        "x.ini, line 4: [postgres] listen: names 127.0.0.1:5433 twice",
+    ),
+    "an address in another": (
+        MAIN + "[metrics]\nlisten = 127.0.0.1:9090, :9090\n",
+        "x.ini, line 4: [metrics] listen: 127.0.0.1:9090 and :9090 overlap",
+    ),
+    "an address of both sides": (
+        MAIN + "[metrics]\nlisten = 127.0.0.1:5433\n",
+        "x.ini, line 4: [metrics] listen: 127.0.0.1:5433 is taken by [postgres] listen already",
+    ),
+    "a description twice": (
+        MAIN + "[postgres]\nlisten = systemd:domain=INET:index=0, systemd:domain=INET:index=0\n",
+        "x.ini, line 4: [postgres] listen: names systemd:domain=INET:index=0 twice",
+    ),
+    "a socket in a directory that isn't there": (
+        MAIN + "[postgres]\nsocket = /nowhere/at/all\n",
+        "x.ini, line 4: [postgres] socket: there is no directory /nowhere/at",
+    ),
+    "a directory for the socket that isn't there": (
+        MAIN + "[postgres]\nsocket = /nowhere/\n",
+        "x.ini, line 4: [postgres] socket: there is no directory /nowhere",
+    ),
+    "the console's name": (
+        MAIN + "databases = a, tqdb\n",
+        "x.ini, line 3: [postgres.main] databases: tqdb leads to the console: name one of them otherwise "
+        "([admin] database)",
+    ),
+    "nobody to check a password": (
+        MAIN + "databases = a\n[postgres]\ndefault = none\n[admin]\nusers = me\n",
+        "x.ini, line 7: [admin] users: the default group's server checks their passwords, and there is none: "
+        "default = none",
+    ),
+    "a group that nobody can reach": (
+        MAIN + "[postgres]\ndefault = none\n",
+        "x.ini, line 1: [postgres.main] databases: must be given for default = none",
+    ),
+    "a group called none": (
+        "[postgres]\ndefault = none\n[postgres.none]\nprimary = db\n",
+        "x.ini, line 3: [postgres.none]: needs another name: default = none means no group at all",
+    ),
     "no default group": (
         "[postgres.one]\nprimary = db\n",
         "x.ini: [postgres] default: there is no section [postgres.main]",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import math
 import re
-import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -27,9 +26,8 @@ from tqdbproxy.addresses import (
     parse_listen,
     parse_server,
 )
-from tqdbproxy.core.topology import claimed_twice
+from tqdbproxy.checks import GROUP_PREFIX, NO_GROUP, problems
 from tqdbproxy.errors import ConfigError
-from tqdbproxy.postgres.servers import hosts, inquiry
 from tqdbproxy.settings import (
     AdminSettings,
     CacheSettings,
@@ -43,7 +41,6 @@ from tqdbproxy.settings import (
 )
 
 ENVIRONMENT_PREFIX = "TQDBPROXY_"
-GROUP_PREFIX = "postgres."
 #: The section of the configspec that describes every server group.
 GROUP_SPEC = "postgres.NAME"
 #: What Kubernetes puts into the environment for a service called, for instance, tqdbproxy-metrics.
@@ -114,7 +111,8 @@ def load(path: str | None, environ: Mapping[str, str]) -> Settings:
     _override(tree, source, environ)
     _validate(tree, source)
     settings = _build(tree)
-    _check_together(settings, source)
+    for problem in problems(settings):
+        raise source.error(*problem)
     return settings
 
 
@@ -326,7 +324,7 @@ class _Unreadable(ValidateError):  # type: ignore[misc]
     """A value that can't be read; its text says how it should look."""
 
 
-# -- checks of values together
+# -- values -> settings
 
 
 def _build(tree: ConfigObj) -> Settings:
@@ -336,7 +334,7 @@ def _build(tree: ConfigObj) -> Settings:
         if name.startswith(GROUP_PREFIX)
     }
     ours = tree["postgres"]
-    default = None if ours["default"] in ("", "none") else ours["default"]
+    default = None if ours["default"] in ("", NO_GROUP) else ours["default"]
     postgres = {**ours, "socket": ours["socket"] or None, "default": default}
     return Settings(
         postgres=PostgresSettings(**postgres),
@@ -348,78 +346,3 @@ def _build(tree: ConfigObj) -> Settings:
         admin=AdminSettings(**tree["admin"]),
         limits=LimitsSettings(**tree["limits"]),
     )
-
-
-def _check_together(settings: Settings, source: _Source) -> None:
-    ours = settings.postgres
-    if not ours.listen and ours.socket is None:
-        raise source.error("postgres", "listen", "is empty and so is socket: there is nowhere to listen")
-    if not settings.groups:
-        raise source.error("postgres", None, "no server is named: a section [postgres.main] with primary is needed")
-    if ours.default is not None and ours.default not in settings.groups:
-        raise source.error("postgres", "default", f"there is no section [{GROUP_PREFIX}{ours.default}]")
-    _check_tls(ours, source)
-    for group in settings.groups.values():
-        _check_root(group, source)
-        _check_probe(group, source)
-    for database, first, other in claimed_twice({name: group.databases for name, group in settings.groups.items()}):
-        problem = f"{database} is claimed by [{GROUP_PREFIX}{first}] already"
-        raise source.error(GROUP_PREFIX + other, "databases", problem)
-    _check_delays(settings.write_batch, source)
-    _check_cache(settings.cache, source)
-
-
-def _check_tls(ours: PostgresSettings, source: _Source) -> None:
-    if ours.tls == "off":
-        return
-    for key, file in (("tls_cert", ours.tls_cert), ("tls_key", ours.tls_key)):
-        if not file:
-            raise source.error("postgres", key, f"must be given for tls = {ours.tls}")
-        _check_readable("postgres", key, file, source)
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(ours.tls_cert, ours.tls_key, password="")
-    except (ssl.SSLError, ValueError) as error:
-        problem = f"certificate and key can't be used together: {error}"
-        raise source.error("postgres", "tls_cert", problem) from error
-
-
-def _check_root(group: GroupSettings, source: _Source) -> None:
-    section = GROUP_PREFIX + group.name
-    if not group.sslrootcert:
-        if group.sslmode.startswith("verify"):
-            raise source.error(section, "sslrootcert", f"must be given for sslmode = {group.sslmode}")
-        return
-    _check_readable(section, "sslrootcert", group.sslrootcert, source)
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(group.sslrootcert)
-    except ssl.SSLError as error:
-        raise source.error(section, "sslrootcert", f"is not a file with PEM certificates: {error}") from error
-
-
-def _check_probe(group: GroupSettings, source: _Source) -> None:
-    try:
-        inquiry.check(group.probe)
-    except ConfigError as error:
-        raise source.error(GROUP_PREFIX + group.name, "probe", str(error)) from error
-
-
-def _check_readable(section: str, key: str, file: str, source: _Source) -> None:
-    try:
-        Path(file).open("rb").close()
-    except OSError as error:
-        raise source.error(section, key, f"{file} can't be read: {error.strerror}") from error
-
-
-def _check_delays(batch: WriteBatchSettings, source: _Source) -> None:
-    if not batch.min_delay_ms <= batch.initial_delay_ms <= batch.max_delay_ms:
-        raise source.error("write_batch", "initial_delay_ms", "must lie between min_delay_ms and max_delay_ms")
-
-
-def _check_cache(cache: CacheSettings, source: _Source) -> None:
-    if cache.max_entry_bytes > cache.max_bytes:
-        problem = f"{cache.max_entry_bytes} is more than max_bytes, {cache.max_bytes}"
-        raise source.error("cache", "max_entry_bytes", problem)
-    try:
-        hosts.check(cache.purge_listen)
-    except ConfigError as error:
-        raise source.error("cache", "purge_listen", str(error)) from error

@@ -69,7 +69,9 @@ def test_a_database_s_group_serves_it(postgres: EmbeddedServer, other: EmbeddedS
 
 
 def test_a_database_that_no_group_serves(postgres: EmbeddedServer, other: EmbeddedServer, start: Start) -> None:
-    proxy = begin(postgres, start, "[postgres]\ndefault = none\n" + sales(other))
+    proxy = begin(
+        postgres, start, "[postgres]\ndefault = none\n[postgres.main]\ndatabases = elsewhere\n" + sales(other)
+    )
     with psycopg.connect(proxy.dsn("orders")) as connection:
         assert port_of(connection) == other.port
     with pytest.raises(psycopg.OperationalError, match='FATAL:  no server group serves database "postgres"'):
