@@ -14,6 +14,7 @@ version = release = installed_version("tqdbproxy")
 extensions = ["configspec", "reference"]
 exclude_patterns = ["_build"]
 nitpicky = True
+smartquotes = False  # commands and values in plain text are there to be copied
 
 html_theme = "alabaster"
 html_theme_options = {"description": "A PostgreSQL proxy that batches writes", "fixed_sidebar": True}

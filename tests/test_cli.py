@@ -53,7 +53,7 @@ def test_commands_whose_packages_are_missing_say_so(
     monkeypatch.setitem(cli.COMMANDS, "demo", ("tqdbproxy.nowhere", "embedded", ""))
     assert cli.main(["demo"]) == 1
     assert capsys.readouterr().err == (
-        "tqdbproxy: there is no module tqdbproxy.nowhere here: pip install 'tqdbproxy[embedded]'\n"
+        "tqdbproxy: there is no module tqdbproxy.nowhere here: pip install '.[embedded]' in the sources' folder\n"
     )
 
 

