@@ -174,6 +174,16 @@ def test_variables_of_others_are_ignored(tmp_path: Path) -> None:
     assert load(tmp_path, MAIN, **others) == load(tmp_path, MAIN)
 
 
+def test_variables_that_nobody_takes_can_be_told() -> None:
+    environ = {"TQDBPROXY_WRITEBATCH_ENABLED": "off", "TQDBPROXY_LOG_LEVEL": "info", "HOME": "/"}
+    environ |= {
+        "TQDBPROXY_SERVICE_HOST": "10.0.0.1",
+        "TQDBPROXY_TEST_SEED": "1",
+        "TQDBPROXY_POSTGRES_NEW_PRIMARY": "db",
+    }
+    assert config.ignored(environ) == ["TQDBPROXY_WRITEBATCH_ENABLED"]
+
+
 def test_wrong_variables_are_named(tmp_path: Path) -> None:
     assert refusal(tmp_path, MAIN, TQDBPROXY_WRITE_BATCH_MAX_PENDNG="1") == (
         "environment variable TQDBPROXY_WRITE_BATCH_MAX_PENDNG: there is no such key in the configuration"
@@ -233,6 +243,19 @@ REFUSALS = {
     "port without colon": (
         MAIN + "[postgres]\nlisten = 5433\n",
         "x.ini, line 4: [postgres] listen: '5433' has no port: host:port, :port or [IPv6]:port is needed",
+    ),
+    "a URI": (
+        "[postgres.main]\nprimary = postgresql://me:hunter2@localhost/\n",
+        "x.ini, line 2: [postgres.main] primary: postgresql://... is a URI: "
+        "host:port or unix:/directory:port is needed",
+    ),
+    "a path with a comma": (
+        MAIN + "[postgres]\nsocket = /a,b\n",
+        "x.ini, line 4: [postgres] socket: contains a comma: it must be written in quotes",
+    ),
+    "a database with a comma": (
+        MAIN + "[admin]\ndatabase = a, b\n",
+        "x.ini, line 4: [admin] database: contains a comma: it must be written in quotes",
     ),
     "no primary": (
         "[postgres.main]\nprimary = ,\n",

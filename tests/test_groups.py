@@ -74,6 +74,8 @@ def test_a_database_that_nobody_serves() -> None:
     client = world.enters("accounts")
     assert refused(client.hears()) == ("3D000", 'no server group serves database "accounts"')
     assert client.transport.lost
+    told = refused(world.enters("a\nb\x1b").hears())[1]
+    assert told == 'no server group serves database "a\\nb\\x1b"'
 
 
 def test_batches_never_cross_groups_or_servers() -> None:

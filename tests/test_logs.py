@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.logger import Logger, LogLevel, capturedLogs
+from twisted.logger import Logger, LogLevel, capturedLogs, formatEvent
 from twisted.python import log as legacy
 from twisted.python.failure import Failure
 
@@ -163,3 +163,31 @@ def test_a_refusal_is_one_line_whoever_closes_first() -> None:
         client.closes()
         world.settle()
     assert [event["reason"] for event in events] == ["the server refused the login: 28P01 no such password"] * 2
+
+
+def test_a_client_that_hears_of_the_proxys_end_is_no_warning() -> None:
+    world = World()
+    world.client()
+    with capturedLogs() as events:
+        world.hub.close()
+        world.settle()
+    (event,) = events
+    assert (event["log_level"], event["reason"]) == (
+        LogLevel.info,
+        "terminating connection due to administrator command",
+    )
+
+
+def test_a_name_can_not_end_a_line_or_paint_a_terminal() -> None:
+    world = World(make_server=lambda: Script(m.authentication(3)))
+    with capturedLogs() as events:
+        client = world.accept()
+        client.says(m.startup(user="u\nroot: all is well\x1b[2J\x7f\u2028\N{RIGHT-TO-LEFT OVERRIDE}", database="é d"))
+        client.answers(m.error("28P01", "no\r\nuser\x1b", severity="FATAL"))
+        client.closes()
+        world.settle()
+    (event,) = events
+    assert formatEvent(event) == (
+        "client 192.0.2.1:1234, user u\\nroot: all is well\\x1b[2J\\x7f\\u2028\\u202e, database é d: "
+        "the server refused the login: 28P01 no\\r\\nuser\\x1b"
+    )

@@ -75,6 +75,8 @@ def parse_server(text: str) -> ServerAddress:
 
     Raises ValueError with a text for the user.
     """
+    if "://" in text:
+        raise ValueError(f"{text.partition(':')[0]}://... is a URI: host:port or unix:/directory:port is needed")
     if text.startswith("unix:"):
         directory, _, port = text.removeprefix("unix:").partition(":")
         if not directory.startswith("/"):

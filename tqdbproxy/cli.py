@@ -57,7 +57,9 @@ def _complete(command: argparse.ArgumentParser, name: str, extra: str) -> None:
     try:
         module = import_module(name)
     except ModuleNotFoundError as error:
-        raise ProxyError(f"there is no module {error.name} here: pip install '.[{extra}]' in the sources' folder") from error
+        raise ProxyError(
+            f"there is no module {error.name} here: pip install '.[{extra}]' in the sources' folder"
+        ) from error
     module.add_arguments(command)
     command.set_defaults(run=module.run)
 

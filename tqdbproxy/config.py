@@ -204,6 +204,14 @@ def _override(tree: ConfigObj, source: _Source, environ: Mapping[str, str]) -> N
             raise ConfigError(f"environment variable {variable}: there is no such key in the configuration")
 
 
+def ignored(environ: Mapping[str, str]) -> list[str]:
+    """The variables with our prefix that are of no section: somebody else's, or misspelt."""
+    sections = {_variable(key.section.replace("NAME", "")).rstrip("_") for key in keys()}
+    ours = (name for name in sorted(environ) if name.startswith(ENVIRONMENT_PREFIX) and not SERVICE_LINK.search(name))
+    beginnings = tuple(f"{ENVIRONMENT_PREFIX}{section}_" for section in (*sections, "TEST"))  # of the tests, too
+    return [name for name in ours if not name.startswith(beginnings)]
+
+
 def _place_of(wanted: str, names: list[tuple[str, str]], tree: ConfigObj) -> tuple[str, str] | None:
     for section, key in names:
         if wanted == f"{_variable(section)}_{_variable(key)}":
@@ -226,7 +234,7 @@ def _validate(tree: ConfigObj, source: _Source) -> None:
     _check_sections(tree, source)
     tree.configspec.rename(GROUP_SPEC, "__many__")
     lists = {"addresses": _addresses, "servers": _servers, "names": _names}
-    checks = {**lists, "quorum": _quorum, "float": _number, "conninfo": _conninfo}
+    checks = {**lists, "quorum": _quorum, "float": _number, "string": _string, "conninfo": _string}
     result = tree.validate(Validator(checks), preserve_errors=True)
     # Unknown keys first: a misspelt one is often why another is missing.
     for sections, name in get_extra_values(tree):
@@ -314,7 +322,7 @@ def _number(value: Any, min: str | None = None, max: str | None = None) -> float
     return number
 
 
-def _conninfo(value: str | list[str]) -> str:
+def _string(value: str | list[str]) -> str:
     if not isinstance(value, str):
         raise _Unreadable("contains a comma: it must be written in quotes")  # the value isn't shown: it may be secret
     return value

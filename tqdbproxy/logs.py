@@ -53,6 +53,13 @@ def logger(namespace: str) -> Logger:
     return Logger(namespace, observer=_observer)
 
 
+def printable(text: str) -> str:
+    """A text from outside as it may stand in a line: what could end it, or move a terminal's cursor, is escaped."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 def set_level(name: str) -> None:
     """Leave out what is less urgent than ``name``, one of twisted.logger's levels."""
     _level.clearLogLevels()

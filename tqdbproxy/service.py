@@ -138,6 +138,8 @@ class ProxyService(Service):
             self._accept(listener, "clients connect to {address}")
         for listener in self._metrics_listeners:
             self._accept(listener, "metrics at http://{address}/metrics, status page at http://{address}/")
+        if ignored := config.ignored(os.environ):
+            log.warn("no section of the configuration: {variables} in the environment", variables=", ".join(ignored))
         self._groups.start()
         self._purges.start()
         # What has been made until now stays: the collector needn't look at it again.

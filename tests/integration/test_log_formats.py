@@ -128,3 +128,11 @@ def test_syslog_has_its_own_format(tmp_path: Path) -> None:
     with Twistd(tmp_path, JSON, "--nodaemon", "--pidfile=", "--syslog") as twistd:
         assert twistd.process.wait(STOP_TIMEOUT_S) == 1
         assert "can't be written to syslog" in twistd.stop()
+
+
+def test_a_variable_that_no_section_takes_is_named_once(start: Callable[..., RunningProxy]) -> None:
+    proxy = start(NOBODY, TQDBPROXY_WRITEBATCH_ENABLED="off")
+    wait_for(lambda: f"{NOBODY} is down" in proxy.log)
+    told = [line for line in proxy.log.splitlines() if "TQDBPROXY_" in line]
+    assert len(told) == 1
+    assert "#warn] no section of the configuration: TQDBPROXY_WRITEBATCH_ENABLED in the environment" in told[0]

@@ -26,7 +26,7 @@ from tqdbproxy.errors import (
     TooManyClients,
     message_of,
 )
-from tqdbproxy.logs import logger
+from tqdbproxy.logs import logger, printable
 from tqdbproxy.postgres.clients import replies
 from tqdbproxy.postgres.clients.console_entry import ConsoleEntry, greeting, login_message
 from tqdbproxy.postgres.clients.console_session import ConsoleSession
@@ -348,7 +348,8 @@ class ClientProtocol(Protocol):
 
     def refuse(self, error: ProxyError) -> None:
         """Tell the client why, and end its session."""
-        self._complain(message_of(error))
+        # That everybody hears it when the proxy stops is no news of this client.
+        self._complain(message_of(error), worth_a_warning=not isinstance(error, Stopped))
         self._end(replies.fatal(error))
 
     def _drop(self, why: str) -> None:
@@ -356,15 +357,16 @@ class ClientProtocol(Protocol):
         self._complain(why)
         self._end(b"")
 
-    def _complain(self, reason: str) -> None:
+    def _complain(self, reason: str, *, worth_a_warning: bool = True) -> None:
         """One line for the operator."""
-        log.warn(f"{self._who}: {{reason}}", reason=reason, **self._about)
+        level = LogLevel.warn if worth_a_warning else LogLevel.info
+        log.emit(level, f"{self._who}: {{reason}}", reason=printable(reason), **self._about)
 
     @property
     def _about(self) -> dict[str, str]:
         """The keys of a log event: what is known of the client."""
         keys = {"peer": self.peer, "user": self.user, "database": self.database}
-        return {key: value for key, value in keys.items() if value}
+        return {key: printable(value) for key, value in keys.items() if value}
 
     @property
     def _who(self) -> str:

@@ -16,7 +16,7 @@ from tqdbproxy.core.health import Health, Reach
 from tqdbproxy.core.overview import ServerView
 from tqdbproxy.core.topology import Topology
 from tqdbproxy.errors import NotServed
-from tqdbproxy.logs import logger
+from tqdbproxy.logs import logger, printable
 from tqdbproxy.postgres.messages import StartupMessage
 from tqdbproxy.postgres.servers.connection import ServerConnection
 from tqdbproxy.postgres.servers.counts import Counts
@@ -128,7 +128,7 @@ class Groups:
         database = (message.option(b"database") or message.option(b"user")).decode(errors="replace")
         name = self._topology.group_of(database)
         if name is None:
-            return fail(NotServed(f'no server group serves database "{database}"'))
+            return fail(NotServed(f'no server group serves database "{printable(database)}"'))
         return self._groups[name].connect()
 
     def connect_default(self) -> Deferred[ServerConnection]:
