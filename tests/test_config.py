@@ -131,6 +131,17 @@ def test_what_goes_together_after_all(tmp_path: Path) -> None:
         load(tmp_path, MAIN + text)
 
 
+def test_a_path_may_begin_at_home(tmp_path: Path, certificates: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(certificates))
+    text = "[postgres]\nsocket = ~\ntls = allow\ntls_cert = ~/a.pem\ntls_key = ~/a.key\n"
+    read = load(tmp_path, f"{MAIN}sslrootcert = ~/b.pem\n{text}")
+    ours = read.postgres
+    assert (ours.socket, ours.tls_cert, ours.tls_key) == tuple(
+        f"{certificates}{name}" for name in ("", "/a.pem", "/a.key")
+    )
+    assert read.groups["main"].sslrootcert == f"{certificates}/b.pem"
+
+
 def test_a_byte_order_mark_and_carriage_returns_are_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "x.ini").write_bytes(b"\xef\xbb\xbf" + MAIN.replace("\n", "\r\n").encode())
     assert config.load(str(tmp_path / "x.ini"), {}).groups["main"].primary == (TcpAddress("db", 5432),)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -234,7 +235,7 @@ def _validate(tree: ConfigObj, source: _Source) -> None:
     _check_sections(tree, source)
     tree.configspec.rename(GROUP_SPEC, "__many__")
     lists = {"addresses": _addresses, "servers": _servers, "names": _names}
-    checks = {**lists, "quorum": _quorum, "float": _number, "string": _string, "conninfo": _string}
+    checks = {**lists, "quorum": _quorum, "float": _number, "string": _string, "path": _path, "conninfo": _string}
     result = tree.validate(Validator(checks), preserve_errors=True)
     # Unknown keys first: a misspelt one is often why another is missing.
     for sections, name in get_extra_values(tree):
@@ -326,6 +327,10 @@ def _string(value: str | list[str]) -> str:
     if not isinstance(value, str):
         raise _Unreadable("contains a comma: it must be written in quotes")  # the value isn't shown: it may be secret
     return value
+
+
+def _path(value: str | list[str]) -> str:
+    return os.path.expanduser(_string(value))
 
 
 class _Unreadable(ValidateError):  # type: ignore[misc]

@@ -5,7 +5,6 @@ The law of this module: files -> `ssl.SSLContext`; what can't be used is a `Conf
 
 from __future__ import annotations
 
-import os
 import ssl
 
 from tqdbproxy.errors import ConfigError
@@ -45,15 +44,8 @@ def for_servers(sslmode: str, root_certificates: str) -> ssl.SSLContext | None:
     verified = sslmode.startswith("verify-") or (sslmode == "require" and bool(root_certificates))
     context.verify_mode = ssl.CERT_REQUIRED if verified else ssl.CERT_NONE
     if verified:
-        _trust(context, root_certificates)
+        try:
+            context.load_verify_locations(root_certificates)
+        except (OSError, ssl.SSLError) as problem:
+            raise ConfigError(f"sslrootcert {root_certificates}: {problem}") from problem
     return context
-
-
-def _trust(context: ssl.SSLContext, root_certificates: str) -> None:
-    try:
-        if root_certificates:
-            context.load_verify_locations(os.path.expanduser(root_certificates))
-        else:
-            context.load_default_certs(ssl.Purpose.SERVER_AUTH)
-    except (OSError, ssl.SSLError) as problem:
-        raise ConfigError(f"sslrootcert {root_certificates}: {problem}") from problem
