@@ -32,7 +32,7 @@ PROMISED = {
     "tqdbproxy_cache_misses_total": {"file", "line"},
     "tqdbproxy_hint_errors_total": {"key"},
 }
-"""The part of interface.md that ``Metrics`` shows by itself; the gauges of other parts come through ``gauge``."""
+"""Names that stay as they are, of what ``Metrics`` shows by itself; those of other parts come through ``gauge``."""
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 

@@ -1,4 +1,4 @@
-"""Which metrics there are: the names and labels of interface.md.
+"""Which metrics there are: the names and labels that dashboards and alerts rely on (docs/metrics.rst).
 
 The law of this module: it says what is shown and where it is read; it counts nothing itself. What belongs to one part
 alone (the cache's size, the sessions' states) stays in that part: it calls ``gauge`` or ``counter`` once, and is asked

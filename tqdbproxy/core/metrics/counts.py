@@ -18,7 +18,7 @@ SECONDS: Final = (
 """Bucket bounds of every histogram of seconds: 50 us to 10 s."""
 
 MEMBERS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-"""Bucket bounds of the batch size (interface.md)."""
+"""Bucket bounds of the batch size."""
 
 MINUTE: Final = 60
 
