@@ -256,7 +256,7 @@ class World:
             limits or Limits(), BatchExecutor(self.clock.seconds, merge=False), self.metrics, self.clock
         )
         book = Rulebook(rules or Rules())
-        self.cache = Cache(self.clock.seconds)
+        self.cache = Cache(self.clock)
         reads = Reads(self.cache, self.clock.seconds, lambda: self.hub.watch(), lambda: 0.5)
         texts = Texts(purging=Purging.ALL)
         self.hub = Hub(self._connect, self.batches, self.metrics, self.clock, ClientLimits(), book, texts, reads)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from prometheus_client import CollectorRegistry
+from twisted.internet.task import Clock
 
 from tests import builders as m
 from tqdbproxy.core.caching import Cache
@@ -46,7 +47,7 @@ class Talk:
             lambda: self.asked.append("forget"),
             lambda: self.asked.append("retire"),
             lambda replies: self.asked.append(replies),
-            Reads(Cache(lambda: 0.0), lambda: 0.0, lambda: self.session.watched(), lambda: 0.5),
+            Reads(Cache(Clock()), lambda: 0.0, lambda: self.session.watched(), lambda: 0.5),
         )
         self.session.status = status
 

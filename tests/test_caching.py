@@ -44,7 +44,7 @@ class Waiter:
 class Rig:
     def __init__(self, **bounds: int) -> None:
         self.clock = Clock()
-        self.cache = Cache(self.clock.seconds, Bounds(**bounds))
+        self.cache = Cache(self.clock, Bounds(**bounds))
         self.scope = self.cache.scope("main", b"d")
 
     def lead(self, name: str = "a", *tags: str, scope: Scope | None = None, asked: int = 0) -> Fetch:
@@ -199,6 +199,119 @@ def test_the_next_one_leads_when_the_first_is_lost(rig: Rig) -> None:
     assert (one.told, two.told, three.told) == ([True], [True, "x"], [True, "x"])
 
 
+# Fetches that take too long
+
+
+class Session(Waiter):
+    """One who begins anew if he may, as a session does."""
+
+    def __init__(self, rig: Rig) -> None:
+        super().__init__()
+        self.rig = rig
+        self.led: Fetch | None = None
+
+    def ask(self) -> None:
+        found, fetch = self.rig.look(), self.rig.cache.fetch(key("a"))
+        if found:
+            self.told.append(found)
+        elif fetch is not None:
+            fetch.join(self)
+        else:
+            self.led = self.rig.lead()
+
+    def not_fetched(self, *, again: bool) -> None:
+        super().not_fetched(again=again)
+        if again:
+            self.ask()
+
+
+def crowd(rig: Rig, size: int) -> list[Session]:
+    sessions = [Session(rig) for _ in range(size)]
+    for session in sessions:
+        session.ask()
+    return sessions
+
+
+def test_nobody_waits_for_ever(rig: Rig) -> None:
+    hung, one, two, three = crowd(rig, 4)
+    rig.clock.advance(4.75)
+    assert [session.told for session in (one, two, three)] == [[], [], []]
+    rig.clock.advance(0.25)
+    assert (one.told, two.told, three.told) == ([True], [True], [True])
+    assert (one.led is not None, two.led, three.led) == (True, None, None), "one asks for all"
+    rig.clock.advance(4.75)
+    assert two.told == [True]
+    rig.clock.advance(0.25)
+    assert (two.told, three.told) == ([True, False], [True, False]), "and then each for himself"
+    assert rig.cache.fetch(key("a")) is None, "nor does anybody join"
+    assert hung.led is not None
+    hung.led.lost()
+    assert one.led is not None
+    one.led.failed()
+    assert (rig.cache._put_off, rig.clock.getDelayedCalls()) == ({}, [])
+
+
+def test_the_second_one_answers(rig: Rig) -> None:
+    hung, one, two = crowd(rig, 3)
+    rig.clock.advance(5)
+    assert one.led is not None
+    one.led.answered("new", 1)
+    assert (two.told, rig.look(), rig.clock.getDelayedCalls()) == ([True, "new"], "new", [])
+    rig.clock.advance(1)
+    assert hung.led is not None
+    hung.led.answered("old", 1)
+    assert (rig.look(), len(rig.cache), rig.cache.bytes) == ("new", 1, ENTRY_OVERHEAD + 1)
+    rig.scope.purge(("*",))
+    assert not rig.scope._tagged
+
+
+def test_the_first_one_answers_after_all(rig: Rig) -> None:
+    """Whoever waits for the second need not go on waiting; it may still be given up, or bring a newer answer."""
+    slow, one, two = crowd(rig, 3)
+    rig.clock.advance(6)
+    assert slow.led is not None
+    slow.led.answered("a", 1)
+    assert two.told == [True, True, "a"]
+    assert one.led is not None
+    rig.clock.advance(4)
+    one.led.answered("b", 1)
+    assert (rig.look(), two.told[3:], rig.clock.getDelayedCalls()) == ("b", [], [])
+
+
+def test_the_first_one_answers_what_is_too_old_by_then(rig: Rig) -> None:
+    slow, one, two = crowd(rig, 3)
+    rig.clock.advance(5)
+    assert slow.led is not None
+    slow.led.began -= 2 * TTL
+    slow.led.answered("a", 1)
+    assert one.led is not None
+    one.led.answered("b", 1)
+    assert two.told[-1] == "b"
+
+
+def test_time_counts_from_the_first_who_waits(rig: Rig) -> None:
+    fetch, waiter = rig.lead(), Waiter()
+    rig.clock.advance(60)
+    assert not rig.clock.getDelayedCalls()
+    fetch.join(waiter)
+    fetch.join(Waiter())
+    assert len(rig.clock.getDelayedCalls()) == 1
+    rig.clock.advance(4.75)
+    fetch.answered("a", 1)
+    assert (waiter.told, rig.clock.getDelayedCalls()) == (["a"], [])
+
+
+def test_as_long_as_it_takes(rig: Rig) -> None:
+    rig.cache.max_wait_s = 0
+    fetch, waiter = rig.lead(), Waiter()
+    fetch.join(waiter)
+    assert not rig.clock.getDelayedCalls()
+    rig.cache.max_wait_s = 1
+    fetch.join(Waiter())
+    rig.clock.advance(1)
+    assert waiter.told == [True]
+
+
 # Purges
 
 
@@ -340,6 +453,7 @@ def test_like_a_plain_model(seed: int) -> None:
     """Random things happen to a cache and to a list; both must tell the same."""
     chance = random.Random(seed)
     rig = Rig(max_bytes=6 * ENTRY_OVERHEAD, max_entry_bytes=3 * ENTRY_OVERHEAD)
+    rig.cache.max_wait_s = 0
     model: OrderedDict[str, tuple[str, float, int, frozenset[str]]] = OrderedDict()
     fetches: list[tuple[Fetch, str, float, frozenset[str], list[Waiter]]] = []
     poisoned: set[Fetch] = set()

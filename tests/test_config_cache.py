@@ -13,16 +13,18 @@ CACHE = f"{MAIN}[cache]\n"
 
 
 def test_defaults() -> None:
-    assert DEFAULTS.cache == settings.CacheSettings(True, 268435456, 1048576, True, 0.0, "")
+    assert DEFAULTS.cache == settings.CacheSettings(True, 268435456, 1048576, 5000, True, 0.0, "")
 
 
 def test_values_have_their_types(tmp_path: Path) -> None:
     read = load(
         tmp_path,
-        CACHE + "enabled = off\nmax_bytes = 1000\nmax_entry_bytes = 1000\npurge_on_write = no\nverify_fraction = 0.25\n"
-        "purge_listen = 'postgresql://me:a,b@one,two:1/app'\n",
+        CACHE + "enabled = off\nmax_bytes = 1000\nmax_entry_bytes = 1000\nmax_wait_ms = 0.5\npurge_on_write = no\n"
+        "verify_fraction = 0.25\npurge_listen = 'postgresql://me:a,b@one,two:1/app'\n",
     )
-    assert read.cache == settings.CacheSettings(False, 1000, 1000, False, 0.25, "postgresql://me:a,b@one,two:1/app")
+    assert read.cache == settings.CacheSettings(
+        False, 1000, 1000, 0.5, False, 0.25, "postgresql://me:a,b@one,two:1/app"
+    )
     named = load(tmp_path, MAIN, TQDBPROXY_CACHE_PURGE_LISTEN="user=me password='a b' dbname=app")
     assert named.cache.purge_listen == "user=me password='a b' dbname=app"
 
@@ -39,6 +41,10 @@ REFUSALS = {
     "more than every hit": (
         "verify_fraction = 1.5\n",
         'x.ini, line 4: [cache] verify_fraction: the value "1.5" is too big (number, 0 to 1)',
+    ),
+    "back in time": (
+        "max_wait_ms = -1\n",
+        'x.ini, line 4: [cache] max_wait_ms: the value "-1.0" is too small (number, 0 to 86400000)',
     ),
     "no bytes": (
         "max_bytes = 0\n",

@@ -21,7 +21,7 @@ class World:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.cache = Cache(self.clock.seconds, Bounds(max_bytes=5000, max_entry_bytes=4000))
+        self.cache = Cache(self.clock, Bounds(max_bytes=5000, max_entry_bytes=4000))
         self.registry = CollectorRegistry()
         show_cache(Metrics(self.registry), self.cache)
 

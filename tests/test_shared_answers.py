@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests import builders as m
-from tests.exchanges import scripted
+from tests.exchanges import scripted, session
 from tests.peers import Client, World
 from tqdbproxy.postgres.clients import underway
 
@@ -136,3 +136,29 @@ def test_a_cancel_request_that_is_too_late() -> None:
     other.says(m.query("/* ttl:60 */ select y"))
     leader.answers(m.error("22012") + m.ready())
     assert other.server.hears()
+
+
+# Who fetches an answer for others hangs
+
+
+def test_a_session_that_hangs_does_not_keep_others() -> None:
+    world = scripted()
+    hung, second, third = crowd(world)
+    world.pass_time(4.5)
+    assert (second.server.hears(), third.server.hears()) == (b"", b"")
+    world.pass_time(0.5)
+    assert (second.server.hears(), third.server.hears()) == (READ, b"")
+    late = session(world)
+    assert late.says(READ) == b""
+    assert (second.answers(ONE), third.hears(), late.hears()) == (ONE, ONE, ONE)
+    assert hung.answers(TWO) == TWO
+    assert not asks(late)
+
+
+def test_if_they_all_hang_each_asks_for_himself() -> None:
+    world = scripted()
+    _, second, third = crowd(world)
+    world.pass_time(5)
+    assert (second.server.hears(), third.server.hears()) == (READ, b"")
+    world.pass_time(5)
+    assert third.server.hears() == READ

@@ -74,7 +74,7 @@ class ProxyService(Service):
         self._batches = Manager(
             plans.batch_limits(settings.write_batch), self._executor, self._metrics, cast(IReactorTime, reactor)
         )
-        self._cache = Cache(reactor.seconds)
+        self._cache = Cache(cast(IReactorTime, reactor))
         self._reads = Reads(self._cache, reactor.seconds, self._watch_changes, random.random)
         self._purges = PurgeListeners(
             lambda group, tags: self._purge(tags, group),
@@ -259,6 +259,7 @@ class ProxyService(Service):
     def _apply_caching(self, settings: Settings) -> None:
         cache = settings.cache
         self._cache.bounds = CacheBounds(cache.max_bytes, cache.max_entry_bytes)
+        self._cache.max_wait_s = cache.max_wait_ms / 1000
         self._reads.verified = cache.verify_fraction
         self._book.rules = replace(self._book.rules, caching=cache.enabled)
         self._purges.replace(plans.purge_conninfos(settings))

@@ -73,6 +73,7 @@ class CacheSettings:
     enabled: bool
     max_bytes: int
     max_entry_bytes: int
+    max_wait_ms: float
     purge_on_write: bool
     verify_fraction: float
     purge_listen: str

@@ -3,6 +3,9 @@
 An answer is fresh until its age is the asker's ttl, then stale until it is twice that; the first who asks for a stale
 one fetches it anew, the others are given what there is. Age counts from the moment in which the fetch began.
 
+Nobody waits for a fetch without end: it may hang, for reasons of its own. Those who have waited long enough begin
+another one together, once; if that takes as long, each asks for himself. The first may still bring an answer for all.
+
 The law of this module: it knows when an answer may be given, never what an answer is; an answer that was fetched before
 something purged it is given to those alone who asked before.
 """
@@ -13,6 +16,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from tqdbproxy.core.statement import CacheKey
 from tqdbproxy.logs import logger
@@ -29,6 +34,8 @@ ENTRY_OVERHEAD = 1500
 """Bytes that an entry costs beyond its key's and its answer's (measured: ``docs``, "Caching", "Memory")."""
 NAME_OVERHEAD = 250
 """Bytes that each further name of an entry costs beyond the name's own."""
+MAX_WAIT_S = 5.0
+"""How long anybody waits for another's fetch, if nothing else is said."""
 MAX_NAMES = 8
 """Names that one entry may have, so that clients who say the same in ever new ways can't fill the memory."""
 
@@ -154,20 +161,23 @@ class Entry(_Tagged):
 class Fetch(_Tagged):
     """An answer on its way. One of `answered`, `failed` and `lost` ends it; what comes after is ignored.
 
-    Who asks for the same while it is under way joins it; the client that it began for may leave.
+    Who asks for the same while it is under way joins it; the client that it began for may leave. ``last``: whoever
+    waits for it has waited for another one before.
     """
 
-    __slots__ = ("_cache", "_waiting", "asked", "began", "key", "over", "valid")
+    __slots__ = ("_cache", "_timer", "_waiting", "asked", "began", "key", "last", "over", "valid")
 
     def __init__(
-        self, cache: Cache, key: CacheKey, scope: Scope, tags: tuple[str, ...], began: float, asked: int
+        self, cache: Cache, key: CacheKey, scope: Scope, tags: tuple[str, ...], began: float, asked: int, last: bool
     ) -> None:
         super().__init__(scope, tags)
         self.asked = asked
         self._cache = cache
+        self._timer: IDelayedCall | None = None
         self._waiting: dict[Waiter, None] = {}
         self.began = began
         self.key = key
+        self.last = last
         self.over = False
         self.valid = True
         """Nothing has purged it."""
@@ -178,8 +188,10 @@ class Fetch(_Tagged):
         return len(self._waiting)
 
     def join(self, waiter: Waiter) -> None:
-        """Wait for it."""
+        """Wait for it, but not for ever."""
         self._waiting[waiter] = None
+        if self._timer is None:
+            self._timer = self._cache.in_time(self._overdue)
 
     def leave(self, waiter: Waiter) -> None:
         """Wait no longer."""
@@ -204,6 +216,9 @@ class Fetch(_Tagged):
                 waiter.fetched(entry)
             except Exception:
                 _log_fault()
+        later = self._cache.fetch(self.key) if entry.alive else None
+        if later is not None:
+            later.look_again()
         return entry
 
     def failed(self) -> None:
@@ -220,22 +235,42 @@ class Fetch(_Tagged):
         self._cache.detach(self)
         self.scope.leave(self)
 
+    def look_again(self) -> None:
+        """There is an answer from elsewhere, which may be new enough for those who wait."""
+        _send_away(self._nobody_waits(), again=True)
+
+    def _overdue(self) -> None:
+        """They have waited long enough; nobody joins it any more."""
+        self._timer = None
+        self._cache.put_off(self)
+        _send_away(self._nobody_waits(), again=not self.last)
+
     def _give_up(self, *, again: bool) -> None:
         if not self.over:
-            for waiter in self._end():
-                try:
-                    waiter.not_fetched(again=again)
-                except Exception:
-                    _log_fault()
+            _send_away(self._end(), again=again)
 
     def _end(self) -> list[Waiter]:
         self.over = True
         self._cache.detach(self)
         if self.valid:
             self.scope.leave(self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        return self._nobody_waits()
+
+    def _nobody_waits(self) -> list[Waiter]:
         waiting = list(self._waiting)
         self._waiting.clear()
         return waiting
+
+
+def _send_away(waiting: list[Waiter], *, again: bool) -> None:
+    for waiter in waiting:
+        try:
+            waiter.not_fetched(again=again)
+        except Exception:
+            _log_fault()
 
 
 def _log_fault() -> None:
@@ -258,16 +293,20 @@ class Counts:
 
 
 class Cache:
-    """All answers. ``now`` gives seconds."""
+    """All answers. ``max_wait_s``: how long anybody waits for another's fetch; 0: as long as it takes."""
 
-    def __init__(self, now: Callable[[], float], bounds: Bounds = Bounds()) -> None:
+    def __init__(self, clock: IReactorTime, bounds: Bounds = Bounds()) -> None:
         self.counts = Counts()
         self.bytes = 0
-        self._now = now
+        self.max_wait_s = MAX_WAIT_S
+        self._clock = clock
+        self._now = clock.seconds
         self._bounds = bounds
         self._entries: dict[CacheKey, Entry] = {}
         self._order: OrderedDict[Entry, None] = OrderedDict()
         self._fetches: dict[CacheKey, Fetch] = {}
+        self._put_off: dict[CacheKey, Fetch] = {}
+        """Under way still, but nobody joins them: they have taken too long."""
         self._scopes: dict[Hashable, Scope] = {}
         self.touch: Callable[[Entry], None] = self._order.move_to_end
         """The entry was given to somebody; the least recently given one goes first. Only for one that is alive."""
@@ -322,7 +361,8 @@ class Cache:
         """Begin a fetch; the caller asks the server now. ``asked``: the bytes of its key."""
         if key in self._entries:
             self.counts.refreshes += 1
-        fetch = self._fetches[key] = Fetch(self, key, scope, tags, self._now(), asked)
+        last = key in self._put_off
+        fetch = self._fetches[key] = Fetch(self, key, scope, tags, self._now(), asked, last)
         return fetch
 
     def purge(self, tags: Iterable[str], group: str | None = None) -> int:
@@ -337,8 +377,11 @@ class Cache:
     # For entries and fetches
 
     def keep(self, entry: Entry) -> None:
-        """Take an entry in, instead of the one with its key; others may have to go."""
+        """Take an entry in, instead of an older one with its key; others may have to go."""
         old = self._entries.get(entry.key)
+        if old is not None and old.began > entry.began:
+            entry.forget()
+            return
         if old is not None:
             self.drop(old)
         self._entries[entry.key] = entry
@@ -362,8 +405,18 @@ class Cache:
 
     def detach(self, fetch: Fetch) -> None:
         """Nobody can join a fetch any more."""
-        if self._fetches.get(fetch.key) is fetch:
-            del self._fetches[fetch.key]
+        for fetches in (self._fetches, self._put_off):
+            if fetches.get(fetch.key) is fetch:
+                del fetches[fetch.key]
+
+    def put_off(self, fetch: Fetch) -> None:
+        """The same, but it is still under way."""
+        self.detach(fetch)
+        self._put_off.setdefault(fetch.key, fetch)
+
+    def in_time(self, call: Callable[[], None]) -> IDelayedCall | None:
+        """Let a fetch know when those who wait for it have waited long enough; None: never."""
+        return self._clock.callLater(self.max_wait_s, call) if self.max_wait_s else None
 
     def _shrink(self) -> None:
         while self.bytes > self._bounds.max_bytes:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.integration.batching.crowd import reply
 from tests.integration.caching.conftest import MakePlace
 from tests.integration.caching.places import Place, backend, cached, cell, status, told
 from tests.integration.metrics import scrape
 from tests.integration.waiting import wait_for
-from tests.integration.wire import SYNC, bind, execute, kinds, parse
+from tests.integration.wire import SYNC, bind, execute, kinds, parse, query
 from tests.proxies import RunningProxy, start_proxy
 from tqdbproxy.embedded import EmbeddedServer
 
@@ -53,6 +55,24 @@ def test_turned_off_and_on(own: Place) -> None:
     assert cell(told(reader, READ)) == "2"
     told(writer, "UPDATE t SET v = 3")
     assert (cell(told(reader, READ, READ)), backend(reader)) == ("3", "cache")
+
+
+def test_how_long_anybody_waits(
+    postgres: EmbeddedServer, places: MakePlace, start: Callable[..., RunningProxy]
+) -> None:
+    proxy = start(f"{postgres.host}:{postgres.port}", "[cache]\nmax_wait_ms = 0\n")
+    place = places(proxy)
+    place.do("CREATE TABLE t AS SELECT 1 AS v")
+    configure(proxy, "max_wait_ms = 100")
+    hung, waits = place.session(), place.session()
+    os.kill(hung.backend_pid, signal.SIGSTOP)
+    try:
+        hung.send(query(READ))
+        wait_for(lambda: scrape(proxy).total("cache_misses_total") == 1)
+        assert (cell(told(waits, READ)), backend(waits)) == ("1", "primary")
+    finally:
+        os.kill(hung.backend_pid, signal.SIGCONT)
+    assert cell(reply(hung.until())) == "1"
 
 
 def test_writes_in_a_transaction_from_before_it_was_turned_on(own: Place) -> None:
