@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests import builders as m
 from tests.owners import Session
-from tqdbproxy.postgres.capture import Answer, Capture
+from tqdbproxy.postgres.capture import Answer, Capture, Room
 
 T, D, C = m.row_description("a"), m.data_row("1") + m.data_row("zwei"), m.complete("SELECT 2")
 t = m.parameter_description(23)
@@ -63,6 +63,23 @@ def test_what_is_kept_cut_at_every_byte(name: str) -> None:
     for cut in range(len(raw) + 1):
         assert told(raw[:cut], raw[cut:]) == [answer]
     assert told(*(raw[at : at + 1] for at in range(len(raw)))) == [answer]
+
+
+def test_all_that_are_on_their_way_share_their_room() -> None:
+    room = Room(len(T + D) * 2)
+    sinks = [Sink() for _ in range(3)]
+    first, second, third = (Capture(sink, 10_000, room) for sink in sinks)
+    for capture in (first, second):
+        capture.take(T + D)
+    third.take(T)
+    assert ([sink.told for sink in sinks], room.held) == ([[], [], ["failed"]], room.most)
+    second.take(C)
+    first.lose()
+    assert ([sink.told for sink in sinks], room.held) == ([["lost"], ["failed"], ["failed"]], 0)
+    again = Capture(sinks[0], 10_000, room)
+    again.take(T + D + C)
+    again.take(m.ready())
+    assert (sinks[0].told[1:], room.held) == ([Answer(T, D, C)], 0)
 
 
 @pytest.mark.parametrize("name", KEPT)

@@ -162,3 +162,16 @@ def test_if_they_all_hang_each_asks_for_himself() -> None:
     assert (second.server.hears(), third.server.hears()) == (READ, b"")
     world.pass_time(5)
     assert third.server.hears() == READ
+
+
+# Answers on their way
+
+
+def test_an_answer_for_which_there_is_no_room() -> None:
+    world = scripted()
+    leader, other = crowd(world, 2)
+    world.hub.reads.room.most = len(ONE) - len(m.ready()) - 1
+    assert leader.answers(ONE[:-1]) == ONE[:-6]
+    assert other.server.hears() == READ
+    assert (leader.answers(ONE[-1:]), other.answers(ONE)) == (ONE[-6:], ONE)
+    assert (world.hub.reads.room.held, len(world.cache)) == (0, 0)

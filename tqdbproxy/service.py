@@ -259,6 +259,7 @@ class ProxyService(Service):
     def _apply_caching(self, settings: Settings) -> None:
         cache = settings.cache
         self._cache.bounds = CacheBounds(cache.max_bytes, cache.max_entry_bytes)
+        self._reads.room.most = cache.max_bytes
         self._cache.max_wait_s = cache.max_wait_ms / 1000
         self._reads.verified = cache.verify_fraction
         self._book.rules = replace(self._book.rules, caching=cache.enabled)

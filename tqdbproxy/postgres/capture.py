@@ -70,14 +70,28 @@ _PARTS = {
 }
 
 
+class Room:
+    """The bytes that all answers on their way may have together, ``most``, and those that they have, ``held``."""
+
+    __slots__ = ("held", "most")
+
+    def __init__(self, most: int) -> None:
+        self.held = 0
+        self.most = most
+
+
 class Capture:
-    """Keeps up to ``limit`` bytes of an answer for ``sink``."""
+    """Keeps up to ``limit`` bytes of an answer for ``sink``, as long as there is ``room`` (None: for itself alone).
 
-    __slots__ = ("_at", "_begins", "_ends", "_limit", "_raw", "_sink", "cancelled", "over")
+    Where there is none, it is given up like one that is too large: who waits for it asks for himself.
+    """
 
-    def __init__(self, sink: Sink, limit: int) -> None:
+    __slots__ = ("_at", "_begins", "_ends", "_limit", "_raw", "_room", "_sink", "cancelled", "over")
+
+    def __init__(self, sink: Sink, limit: int, room: Room | None = None) -> None:
         self._sink = sink
         self._limit = limit
+        self._room = room or Room(limit)
         self._raw = bytearray()
         self._at = 0
         self._begins = [0, 0, 0, 0]
@@ -90,6 +104,7 @@ class Capture:
         """More of what the server says; all that comes after the answer's end is ignored."""
         raw = self._raw
         raw += data
+        self._room.held += len(data)
         while self._at + HEADER_SIZE <= len(raw) and not self.over:
             kind = raw[self._at]
             end = self._at + 1 + length_at(raw, self._at + 1)[0]
@@ -104,7 +119,7 @@ class Capture:
             elif kind != CLOSE_COMPLETE:
                 self.fail()
             self._at = end
-        if len(raw) > self._limit:
+        if len(raw) > self._limit or self._room.held > self._room.most:
             self.fail()
 
     def fail(self) -> None:
@@ -142,5 +157,6 @@ class Capture:
     def _end(self, tell: object) -> None:
         if not self.over:
             self.over = True
+            self._room.held -= len(self._raw)
             self._raw = bytearray()
             tell()  # type: ignore[operator]

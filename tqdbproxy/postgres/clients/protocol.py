@@ -282,7 +282,8 @@ class SessionProtocol:
         if self._congested or self._server_gone:
             sink.lost()  # it wouldn't come soon, or at all
         else:
-            self._server.capture(Capture(sink, self._hub.reads.cache.bounds.max_entry_bytes))
+            reads = self._hub.reads
+            self._server.capture(Capture(sink, reads.cache.bounds.max_entry_bytes, reads.room))
 
     def _await(self, step: Step, fetch: Fetch) -> None:
         """Another session fetches what this one asks for."""

@@ -13,7 +13,7 @@ from tqdbproxy.core.caching import Cache, Entry, Fetch, Found, Scope
 from tqdbproxy.core.metrics import CallerCounts
 from tqdbproxy.core.statement import CacheKey, Identity
 from tqdbproxy.logs import logger
-from tqdbproxy.postgres.capture import Answer
+from tqdbproxy.postgres.capture import Answer, Room
 from tqdbproxy.postgres.clients.prepared import PreparedStatement
 from tqdbproxy.postgres.framing import HEADER_SIZE, end_of_frame, length_at
 from tqdbproxy.postgres.messages import close_statement
@@ -64,6 +64,8 @@ class Reads:
     ) -> None:
         self.cache = cache
         self.now = now
+        self.room = Room(cache.bounds.max_bytes)
+        """For the answers on their way, beside those that are kept."""
         self.verified = 0.0
         self.active = False
         """Reads were asked for, so it has to be known what writes change."""
