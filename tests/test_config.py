@@ -208,6 +208,16 @@ def test_wrong_variables_are_named(tmp_path: Path) -> None:
 # -- what is refused
 
 REFUSALS = {
+    "groups that the environment can't tell apart": (
+        MAIN + "[postgres.a-b]\nprimary = one\n[postgres.a_b]\nprimary = other\n",
+        "x.ini, line 5: [postgres.a_b]: the environment can't tell it from [postgres.a-b]: "
+        "both begin with TQDBPROXY_POSTGRES_A_B_ there",
+    ),
+    "groups whose names differ in their case": (
+        MAIN + "[postgres.Main]\nprimary = other\n",
+        "x.ini, line 3: [postgres.Main]: the environment can't tell it from [postgres.main]: "
+        "both begin with TQDBPROXY_POSTGRES_MAIN_ there",
+    ),
     "misspelt key": (
         MAIN + "[write_batch]\nmax_pendng = 1\n",
         "x.ini, line 4: [write_batch] max_pendng: there is no such key; did you mean max_pending?",

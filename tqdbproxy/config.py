@@ -253,9 +253,16 @@ def _check_sections(tree: ConfigObj, source: _Source) -> None:
     known = [name for name in tree.configspec.sections if name != GROUP_SPEC]
     for name in tree.scalars:
         raise source.error("", name, "stands before the first section")
+    variables: dict[str, str] = {}
     for name in tree.sections:
         if name not in known and not (name.startswith(GROUP_PREFIX) and name != GROUP_PREFIX):
             raise source.error(name, None, f"there is no such section{_suggestion(name, [*known, GROUP_SPEC])}")
+        other = variables.setdefault(_variable(name), name)
+        if other != name:
+            both = f"{ENVIRONMENT_PREFIX}{_variable(name)}_"
+            raise source.error(
+                name, None, f"the environment can't tell it from [{other}]: both begin with {both} there"
+            )
 
 
 def _suggestion(name: str, known: list[str]) -> str:
