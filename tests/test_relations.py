@@ -11,6 +11,7 @@ from tqdbproxy.postgres.relations import EVERYTHING, EVERYWHERE, depended_on, pu
 from tqdbproxy.postgres.sql import Purging, Texts
 
 ALL = Texts(purging=Purging.ALL)
+CATALOGUE = {"table:?pg"}
 
 # a read, and the tables that it depends on, as they are spelt
 READS = [
@@ -196,14 +197,66 @@ def test_what_is_not_kept(sql: str, reason: str) -> None:
 @pytest.mark.parametrize(("sql", "tables"), CHANGES)
 def test_changes(sql: str, tables: str, hint: str) -> None:
     expected = set(EVERYTHING) if tables == "*" else purged(*tables.split())
-    found = set(ALL.look((hint + sql).encode()).purges)
+    found = set(ALL.look((hint + sql).encode()).purges) - CATALOGUE
     assert found == expected or (not sql.strip(";") and not expected)
 
 
 @pytest.mark.parametrize(("sql", "tables"), CHANGES)
 def test_changes_of_prepared_statements(sql: str, tables: str) -> None:
     expected = set(EVERYTHING) if tables == "*" else purged(*tables.split())
-    assert set(Texts(purging=Purging.PARSED).look_parsed(sql.encode()).purges) == expected
+    assert set(Texts(purging=Purging.PARSED).look_parsed(sql.encode()).purges) - CATALOGUE == expected
+
+
+@pytest.mark.parametrize(
+    ("sql", "looks_up"),
+    [
+        ("select count(*) from pg_class", True),
+        ("select * from pg_catalog.pg_tables t join b on b.name = t.tablename", True),
+        ("select * from information_schema.columns", True),
+        ("select 'b'::regclass::oid", True),
+        ("select cast($1 as pg_catalog.regprocedure)", True),
+        ("select to_regclass('b')::text", True),
+        ("select has_table_privilege('b', 'select')", True),
+        ("select pg_catalog.pg_relation_size('b')", True),
+        ("select obj_description(1)", True),
+        ("select regclass(x) from b", True),
+        ("select regexp_replace(a, 'b', 'c'), regr_slope(x, y), register from b", False),
+        ("select max(pg_class) from b", False),
+        ("select pg_sleep(0) from b where name = 'pg_class'", False),
+    ],
+)
+def test_who_reads_the_catalogue(sql: str, looks_up: bool) -> None:
+    found = ALL.look(f"/* ttl:5 */ {sql}".encode())
+    assert found.is_read
+    assert CATALOGUE.issubset(found.tags) == looks_up
+
+
+@pytest.mark.parametrize(
+    ("sql", "changes"),
+    [
+        ("create table b (x int)", True),
+        ("create temp table b (x int)", True),
+        ("create table b as select 1", True),
+        ("explain analyze create table b as select 1", True),
+        ("select 1 into b", True),
+        ("alter table b add column x int", True),
+        ("alter index i rename to j", True),
+        ("drop table b", True),
+        ("create view v as select * from b", True),
+        ("create index on b (x)", True),
+        ("comment on table b is 'x'", True),
+        ("create sequence s", True),
+        ("update pg_class set reltuples = 1", True),
+        ("insert into b values (1)", False),
+        ("truncate b", False),
+        ("vacuum b", False),
+        ("copy b from stdin", False),
+        ("select * from pg_class", False),
+    ],
+)
+def test_who_changes_the_catalogue(sql: str, changes: bool) -> None:
+    for found in (ALL.look(sql.encode()), Texts(purging=Purging.PARSED).look_parsed(sql.encode())):
+        assert CATALOGUE.issubset(found.purges) == changes
 
 
 def test_hints_name_tags() -> None:

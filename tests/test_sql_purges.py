@@ -13,6 +13,7 @@ from tqdbproxy.postgres.relations import EVERYTHING, EVERYWHERE, changed_by, dep
 from tqdbproxy.postgres.sql import PLAIN, Purging, Text, Texts, parse
 
 OF_B = ("table:b",)
+CATALOGUE = "table:?pg"
 ROWS = "(1, 'with; what')," * 3000 + "(1, 'x')"
 
 
@@ -124,18 +125,18 @@ def test_everything_is_what_every_answer_carries() -> None:
         (f"REVOKE {'x, ' * 20_000} y FROM z", EVERYWHERE),
         ("DROP ROLE x FROBNICATE", EVERYWHERE),
         ("DROP ROLE 'x", EVERYWHERE),
-        ("COMMENT ON DATABASE d IS 'x'", ()),
+        ("COMMENT ON DATABASE d IS 'x'", (CATALOGUE,)),
         ("GRANT SELECT ON b TO x", EVERYTHING),
         ("COMMIT -- x\n PREPARED 'y'", EVERYTHING),
         ("PREPARE p AS DELETE FROM b; EXECUTE p", EVERYTHING),
         ("CREATE TABLE x AS EXECUTE p", EVERYTHING),
-        ("EXPLAIN (ANALYZE) CREATE TABLE b AS SELECT * FROM c", OF_B),
-        ("ALTER TABLE s.b SET SCHEMA t", ("table:s.b", "table:?.b")),
-        ("ALTER TABLE s.a RENAME TO b", ("table:s.a", "table:?.a", "table:s.b", "table:?.b")),
-        ("ALTER TABLE a ATTACH PARTITION b DEFAULT", ("table:a", "table:b")),
-        ("CREATE TABLE b PARTITION OF a DEFAULT", ("table:a", "table:b")),
+        ("EXPLAIN (ANALYZE) CREATE TABLE b AS SELECT * FROM c", (*OF_B, CATALOGUE)),
+        ("ALTER TABLE s.b SET SCHEMA t", ("table:s.b", "table:?.b", CATALOGUE)),
+        ("ALTER TABLE s.a RENAME TO b", ("table:s.a", "table:?.a", "table:s.b", "table:?.b", CATALOGUE)),
+        ("ALTER TABLE a ATTACH PARTITION b DEFAULT", ("table:a", "table:b", CATALOGUE)),
+        ("CREATE TABLE b PARTITION OF a DEFAULT", ("table:a", "table:b", CATALOGUE)),
         ("(WITH w AS (DELETE FROM b RETURNING *) SELECT * FROM w)", OF_B),
-        ("\n  SELECT 1\nINTO b", OF_B),
+        ("\n  SELECT 1\nINTO b", (*OF_B, CATALOGUE)),
         ("", ()),
     ],
 )

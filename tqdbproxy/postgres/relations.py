@@ -9,6 +9,9 @@ of         a read's answer carries        a change purges
 ``s.b``    ``table:s.b``, ``table:b``     ``table:s.b``, ``table:?.b``
 =========  =============================  =============================
 
+What reads the catalogue, or calls a function that does, carries ``table:?pg`` besides, and what changes the catalogue
+by a statement of its own (CREATE, ALTER, COMMENT ...) purges that.
+
 What a view, a function, a trigger, a rule, a foreign key or a partition does behind the name isn't seen.
 
 The law of this module: it reads trees of libpg_query; in doubt it gives more tags, never fewer.
@@ -32,6 +35,7 @@ _TABLE = "table:"
 # One tag for all names that aren't ASCII: how such a name is spelt, folded and cut depends on the encodings of client
 # and server, which nobody has told.
 _FOREIGN = "table:?"
+_CATALOGUE = "table:?pg"
 # A schema's name isn't longer than this: 63 bytes, if PostgreSQL was built as usual. (What people say may be long.)
 _MAX_SCHEMA = 256
 
@@ -53,6 +57,24 @@ _HARMLESS = _kinds(
 _NAMING = _kinds(
     """TruncateStmt AlterTableStmt CreateStmt CreateForeignTableStmt CreateTableAsStmt ViewStmt RefreshMatViewStmt
     CreateSeqStmt AlterSeqStmt RuleStmt CreateTrigStmt"""
+)
+# Statements that leave tables as they were, and change what the catalogue says of them.
+_DESCRIBING = _kinds("CommentStmt IndexStmt CreateStatsStmt AlterStatsStmt DropStmt RenameStmt AlterObjectSchemaStmt")
+_SYSTEM = ("pg_catalog", "information_schema")
+# How the names begin of PostgreSQL's own functions that look things up in the catalogue, and of the types that do.
+_LOOKED_UP = ("regc", "regd", "regn", "rego", "regp", "regro", "regt")
+_LOOKING_UP = (
+    *_LOOKED_UP,
+    *(
+        "pg_",
+        "has_",
+        "to_reg",
+        "obj_description",
+        "col_description",
+        "shobj_description",
+        "format_type",
+        "row_security",
+    ),
 )
 _TABLES = _kinds("OBJECT_TABLE OBJECT_VIEW OBJECT_MATVIEW OBJECT_FOREIGN_TABLE OBJECT_SEQUENCE OBJECT_INDEX")
 # What all databases of a server share: who there is, what he may do, which databases there are, how they begin.
@@ -77,7 +99,9 @@ Name = tuple[str, ...]
 
 def read_by(select: Node) -> tuple[str, ...]:
     """The tags of an answer to this statement: all tables in it, but for the names that a WITH gives."""
-    return _united(map(_read, sorted(set(_tables(select)))))
+    names = set(_tables(select))
+    looks_up = any(map(_is_system, names)) or any(map(_looks_up, nodes(select)))
+    return _united([*map(_read, sorted(names)), (_CATALOGUE,) * looks_up])
 
 
 def changed_by(statements: list[Node]) -> tuple[str, ...]:
@@ -94,7 +118,8 @@ def changed_by(statements: list[Node]) -> tuple[str, ...]:
         names.update(found)
     if any(name[-1] in _SHARED_TABLES for name in names):
         return EVERYWHERE
-    return _united(map(_purged, sorted(names)))
+    describes = any(map(_is_system, names)) or any(map(_describes, statements))
+    return _united([*map(_purged, sorted(names)), (_CATALOGUE,) * describes])
 
 
 def depended_on(tag: str) -> tuple[str, ...]:
@@ -225,6 +250,26 @@ def _goes_on(statements: list[Node]) -> bool:
             if node.get("chain"):
                 return True
     return False
+
+
+def _is_system(name: Name) -> bool:
+    return name[0] in _SYSTEM or name[-1].startswith("pg_")
+
+
+def _looks_up(node: Node) -> bool:
+    """Whether a node calls a function that may read the catalogue, or makes a name an object of the catalogue."""
+    function, kind = strings(node.get("funcname"))[-1:], strings(node.get("names"))[-1:]
+    return any(name.startswith(_LOOKING_UP) and name != "pg_sleep" for name in function) or any(
+        name.startswith("reg") for name in kind
+    )
+
+
+def _describes(statement: Node) -> bool:
+    """Whether a statement changes the catalogue, not only what tables hold."""
+    kind, node = next(iter(statement.items()))
+    if kind == "ExplainStmt":
+        return _analyzes(node) and _describes(node["query"])
+    return kind in (_NAMING | _DESCRIBING) - {"TruncateStmt"} or (kind == "SelectStmt" and "intoClause" in node)
 
 
 def _analyzes(explain: Node) -> bool:
