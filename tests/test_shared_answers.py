@@ -175,3 +175,17 @@ def test_an_answer_for_which_there_is_no_room() -> None:
     assert other.server.hears() == READ
     assert (leader.answers(ONE[-1:]), other.answers(ONE)) == (ONE[-6:], ONE)
     assert (world.hub.reads.room.held, len(world.cache)) == (0, 0)
+
+
+# What the server skips
+
+
+def test_a_query_that_is_skipped_leaves_the_unnamed_statement() -> None:
+    world = scripted()
+    writer = prepares(world, m.parse("update t set x = 2") + m.SYNC)
+    (reader,) = readers(world, "d")
+    asks(reader)
+    does(writer, m.bind(statement="missing"), m.query("select 1"), m.SYNC, answer=m.error("26000") + m.ready())
+    assert not asks(reader)
+    does(writer, m.bind(), m.execute(), m.SYNC)
+    assert asks(reader)

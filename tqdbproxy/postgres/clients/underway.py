@@ -221,13 +221,13 @@ class UnderWay:
     # What is sent to it
 
     def _query_sent(self) -> None:
-        """A Query is on its way; it destroys the unnamed statement."""
+        """A Query is on its way; it destroys the unnamed statement, unless the server skips it behind an error."""
         self.sent += 1
         self._last_query = self.sent
         self._previous = QUERY
         self._last = self._forwarded
         self.prepared.dropped(b"")
-        if self.changing.known:
+        if self.changing.known and self.tracked:
             self.changing.unnamed_gone()
 
     def _note(self, text: Text, number: int, *, alone: bool) -> None:
