@@ -401,6 +401,18 @@ def test_with_credentials_a_standby_stays_one() -> None:
     assert ready(world) is True
 
 
+def test_many_who_want_to_know_are_one_question() -> None:
+    world = pair()
+    for machine in world.machines.values():
+        machine.unreachable = True
+    told: list[object] = []
+    for _ in range(10):
+        world.groups.ready().addCallback(told.append)
+    world.pass_time(10)
+    assert asked(world) == {"a": 1, "b": 1}
+    assert told == ["a:5432: no answer within 5 s; b:5432: no answer within 5 s"] * 10
+
+
 def test_a_single_standby_is_ready_and_one_group_of_several_is_enough() -> None:
     world = ShardedWorld(plan("main", "a"), plan("sales", "b", ("orders",)))
     world.machine("a", None)

@@ -65,6 +65,8 @@ class Groups:
         self._topology = Topology({}, None)
         self._records: dict[tuple[str, Address], Record] = {}
         self._told: dict[str, str] = {}
+        self._curious: list[Deferred[bool | str]] = []
+        """Who waits to hear whether there is a server: however many, each server is asked once."""
         self._running = False
 
     # Life
@@ -143,11 +145,18 @@ class Groups:
         """True if sessions of any group can begin, as far as is known; else why not, when all servers were asked."""
         if any(group.ready for group in self._groups.values()):
             return succeed(True)
-        return DeferredList([group.look() for group in self._groups.values()]).addCallback(self._looked)
+        told: Deferred[bool | str] = Deferred()
+        self._curious.append(told)
+        if len(self._curious) == 1:
+            DeferredList([group.look() for group in self._groups.values()]).addCallback(self._looked)
+        return told
 
-    def _looked(self, _asked: object) -> bool | str:
+    def _looked(self, _asked: object) -> None:
         groups = self._groups.values()
-        return any(group.promising for group in groups) or "; ".join(group.problem for group in groups)
+        answer = any(group.promising for group in groups) or "; ".join(group.problem for group in groups)
+        curious, self._curious = self._curious, []
+        for told in curious:
+            told.callback(answer)
 
     def views(self) -> list[ServerView]:
         """The servers that take new sessions now."""
