@@ -430,3 +430,72 @@ def test_what_the_view_says(talk: Talk) -> None:
     assert (talk.view()["Backend"], talk.view()["LastBatchSize"]) == ("write-batch", "2")
     talk.forwards(m.unit("select 1"))
     assert (talk.view()["Backend"], talk.view()["LastBatchSize"]) == ("primary", "")
+
+
+# Statements that change their session
+
+SET = "set a.b = 1"
+
+
+@pytest.mark.parametrize(
+    "units",
+    [
+        [(m.parse(SET, "s") + m.parse("selekt", "t") + m.SYNC, IDLE, True)],
+        [
+            (m.parse(SET, "s") + m.SYNC, IDLE, False),
+            (m.unit("select 1/0")[:-5] + m.close_statement("s") + m.SYNC, IDLE, True),
+        ],
+        [(m.parse(SET, "s") + m.SYNC, IDLE, False), (m.query("deallocate s"), BROKEN, True)],
+        [(m.parse(SET, "s") + m.SYNC, IDLE, False), (m.query("discard all"), BROKEN, True)],
+        [(m.parse(SET, "s") + m.SYNC, IDLE, False), (m.parse("select 1", "s") + m.SYNC, IDLE, True)],
+        [(m.parse(SET, "s") + m.SYNC, IDLE, False), (m.parse("deallocate s") + m.bind() + m.SYNC, IDLE, False)],
+    ],
+    ids=["behind an error", "skipped close", "deallocate", "discard all", "same name", "not executed"],
+)
+def test_a_set_that_may_still_be_there(talk: Talk, units: list[tuple[bytes, int, bool]]) -> None:
+    for said, status, failed in units:
+        talk.forwards(said)
+        talk.done(status=status, failed=failed)
+        if status == BROKEN:
+            talk.forwards(m.query("rollback"))
+            talk.done()
+    assert talk.session.history.identity is not None
+    talk.forwards(bound())
+    talk.done()
+    assert talk.session.history.identity is None
+
+
+@pytest.mark.parametrize("said", [m.close_statement("s") + m.SYNC, m.query("deallocate s"), m.query("deallocate all")])
+def test_a_set_that_is_gone(talk: Talk, said: bytes) -> None:
+    talk.forwards(m.parse(SET, "s"), m.SYNC)
+    talk.done()
+    talk.forwards(said)
+    talk.done()
+    talk.forwards(bound())
+    talk.done(failed=True)
+    assert talk.session.history.identity is not None
+
+
+def test_of_several_only_what_is_named_is_deallocated(talk: Talk) -> None:
+    prepare(talk, SET)
+    prepare(talk, SET, "t")
+    talk.forwards(m.query("deallocate t; select 1"))
+    talk.done()
+    before = talk.session.history.identity
+    talk.forwards(bound())
+    talk.done()
+    assert talk.session.history.identity is not before
+
+
+@pytest.mark.parametrize("ends", ["discard all", "reset all"])
+@pytest.mark.parametrize("then", ["set role x", "set a.b = 1"])
+def test_what_is_said_behind_the_end_of_all_settings(talk: Talk, ends: str, then: str) -> None:
+    """In a pipeline, before the answer."""
+    talk.forwards(m.query(ends))
+    talk.forwards(m.query(then))
+    talk.done()
+    talk.done()
+    assert talk.session.history.identity is None
+    talk.forwards(m.query("discard all"))
+    talk.done()
+    assert talk.session.history.identity is not None

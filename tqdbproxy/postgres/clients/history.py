@@ -47,6 +47,7 @@ class History:
         "_place",
         "_reported",
         "_set",
+        "_spoilt",
         "database",
         "group",
         "known",
@@ -69,6 +70,8 @@ class History:
         """False: something was said whose consequences can't be known."""
         self.settings_known = True
         """False: a setting was changed in a transaction, and may have been changed back."""
+        self._spoilt = (False, False)
+        """Whether `known` and `settings_known` have become False since the last change that `took` will confirm."""
 
     @property
     def identity(self) -> Identity | None:
@@ -93,16 +96,23 @@ class History:
         :param alone_and_idle: it is the one statement of its unit, and no transaction is open.
         """
         if effect.change is Change.UNKNOWN:
-            self.known = False
+            self.unknowable()
         elif effect.change is Change.TOUCH:
             self._touch(effect.name)
         elif alone_and_idle:
+            self._spoilt = (False, False)
             return True
         elif effect.change in (Change.SET, Change.RESET, Change.RESET_ALL):
             self.settings_known = False
+            self._spoilt = (self._spoilt[0], True)
             if effect.change is Change.SET:
                 self._touch(effect.name)
         return False
+
+    def unknowable(self) -> None:
+        """Something is on its way whose consequences can't be known."""
+        self.known = False
+        self._spoilt = (True, self._spoilt[1])
 
     def _touch(self, name: bytes) -> None:
         """A setting of the user's own that was there once stays, if only with an empty value."""
@@ -120,10 +130,10 @@ class History:
             self._touch(effect.name)
         elif effect.change is Change.RESET_ALL:
             self._reset_all()
-            self.settings_known = True
+            self.settings_known = not self._spoilt[1]
         elif effect.change is Change.DISCARD_ALL:
             self._reset_all()
-            self.known = self.settings_known = True
+            self.known, self.settings_known = not self._spoilt[0], not self._spoilt[1]
 
     def _reset_all(self) -> None:
         self._set = {name: EMPTY for name in self._set if b"." in name}

@@ -14,15 +14,13 @@ from tqdbproxy.core.metrics import CallerCounts
 from tqdbproxy.core.statement import CacheKey, Identity
 from tqdbproxy.logs import logger
 from tqdbproxy.postgres.capture import Answer, Room
-from tqdbproxy.postgres.clients.prepared import PreparedStatement
+from tqdbproxy.postgres.clients.prepared import CLOSE_UNNAMED, PreparedStatement
 from tqdbproxy.postgres.framing import HEADER_SIZE, end_of_frame, length_at
-from tqdbproxy.postgres.messages import close_statement
 from tqdbproxy.postgres.sql import normalized
 from tqdbproxy.postgres.unit import STATEMENT, Unit
 
 log = logger(__name__)
 
-CLOSE_UNNAMED = close_statement(b"")
 MAX_REMEMBERED = 1 << 14
 """Longer replies are put together anew for each asker, rather than kept a second time."""
 QUIET_S = 60.0

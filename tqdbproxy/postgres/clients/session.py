@@ -13,8 +13,8 @@ from tqdbproxy.core.routing import BECAUSE, Batched, Cached, Forward, Route
 from tqdbproxy.core.statement import BatchKey, Identity, Kind, Reason
 from tqdbproxy.core.writebatch.types import Company
 from tqdbproxy.postgres.clients import units
-from tqdbproxy.postgres.clients.prepared import PreparedStatement
-from tqdbproxy.postgres.clients.reads import CLOSE_UNNAMED, Comparison, Register, end_of_names, kept_back
+from tqdbproxy.postgres.clients.prepared import CLOSE_UNNAMED, PreparedStatement
+from tqdbproxy.postgres.clients.reads import Comparison, Register, end_of_names, kept_back
 from tqdbproxy.postgres.clients.steps import PASS_ON, Step
 from tqdbproxy.postgres.clients.underway import OPENING
 from tqdbproxy.postgres.clients.walk import INSPECTED, Walk
@@ -172,7 +172,7 @@ class Session(Walk):
         if not used and len(data) > INSPECTED:
             return Step(refuse="a message about pg_tqdb_status is too long")
         if self.view.knows(b""):
-            self.prepared.dropped(b"")
+            self.prepared.dropped(b"", 0)  # the server still has what it was
         return Step(local=local, rest=data[used:])
 
     def _ask_simply(self, data: bytes, end: int) -> Step:
@@ -355,7 +355,8 @@ class Session(Walk):
             self._last = self._forwarded
             if unit.parse:
                 self.view.forget(b"")
-                self.prepared.parsed(self.sent, b"", PreparedStatement(unit.text, unit.types, self.history.identity))
+                statement = PreparedStatement(unit.text, unit.types, self.history.identity)
+                self.prepared.parsed(self.sent, b"", statement, first=True)
                 self.changing.parsed(self.sent, b"", unit.text.purges)
             elif self.prepared.unsent and not units.statement_of(unit):
                 repair = self._repair()

@@ -235,7 +235,7 @@ class UnderWay:
         if text.purges:
             self._changed(text.purges, number)
         if text.deallocates is not None:
-            self._deallocated(text.deallocates, number)
+            self._deallocated(text.deallocates, number, alone=alone)
         if text.effect.change is not Change.NONE and not (text.effect.change in REFUSED and self._refuses(number)):
             for name, tags in text.prepares:  # each of which has an effect: see `effects`
                 self.changing.parsed(number, name, tags)
@@ -243,10 +243,13 @@ class UnderWay:
             if self.history.sent(text.effect, alone_and_idle=idle):
                 self._effects.append((number, text))
 
-    def _deallocated(self, name: bytes, number: int) -> None:
-        """Who is gone, and who may be: what doesn't exist any more changes nothing, but who knows that?"""
+    def _deallocated(self, name: bytes, number: int, *, alone: bool) -> None:
+        """Who is gone, and who may be: what doesn't exist any more changes nothing, but who knows that?
+
+        Whether what was bound is executed, too, isn't seen in a pipeline.
+        """
         one = name if name != SOME else b""
-        self.prepared.dropped(one or None)
+        self.prepared.dropped(one or None, number if alone and name != SOME else 0)
         if name != SOME:
             self.changing.closed(number, name or None)
         if not one:

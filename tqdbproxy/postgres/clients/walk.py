@@ -122,7 +122,7 @@ class Walk(UnderWay):
             self.sent += 1
         try:
             if kind == PARSE:
-                self._look_at_parse(Parse.parse(data, at, end))
+                self._look_at_parse(Parse.parse(data, at, end), first=previous not in OPENING)
             elif kind == BIND:
                 self._look_at_bind(Bind.parse(data, at, end))
             elif kind == CLOSE and data[at + HEADER_SIZE : end][:1] == b"S":
@@ -152,7 +152,7 @@ class Walk(UnderWay):
         if text.interesting or text.purges:
             self._note(text, self.sent, alone=True)
 
-    def _look_at_parse(self, parse: Parse) -> None:
+    def _look_at_parse(self, parse: Parse, *, first: bool) -> None:
         text = self._texts.look_parsed(parse.text)
         self.view.forget(parse.name)
         statement = None
@@ -160,11 +160,11 @@ class Walk(UnderWay):
             # Where a SET is on its way before it, it can't be told under which settings it is parsed.
             identity = None if self._effects else self.history.identity
             statement = PreparedStatement(text, parse.types, identity)
-        self.prepared.parsed(self.sent + 1, parse.name, statement)
+        self.prepared.parsed(self.sent + 1, parse.name, statement, first=first)
         self.changing.parsed(self.sent + 1, parse.name, text.purges)
 
     def _look_at_close(self, name: bytes) -> None:
-        self.prepared.dropped(name)
+        self.prepared.dropped(name, self.sent + 1)
         self.changing.closed(self.sent + 1, name)
 
     def _look_at_bind(self, bind: Bind) -> None:
@@ -172,6 +172,8 @@ class Walk(UnderWay):
         changed = self.changing.tags(bind.statement)
         if changed:
             self._changed(changed, self.sent + 1)
+        if self.prepared.in_doubt(self.sent + 1, bind.statement):
+            self.history.unknowable()
         statement = self.prepared.bound(bind.statement)
         if statement is None:
             return
@@ -191,8 +193,8 @@ class Walk(UnderWay):
             self.changing.parsed(self.sent + 1, data[HEADER_SIZE:].partition(b"\0")[0], (EVERYTHING,))
         self._changed((EVERYTHING,), self.sent + (kind != QUERY))
         if kind in (QUERY, PARSE):
-            self.history.known = False
-            self.prepared.dropped(None)
+            self.history.unknowable()
+            self.prepared.lost()
             self.view.forget(b"")
 
 
