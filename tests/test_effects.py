@@ -43,6 +43,7 @@ SAID = Effect(Change.SET, b"a.b", b"set_config 'c, d'")
         ("SET XML OPTION DOCUMENT", Effect(SET, b"xmloption", b"'DOCUMENT'")),
         ("SET x TO DEFAULT", Effect(RESET, b"x")),
         ("RESET x", Effect(RESET, b"x")),
+        ("SET x FROM CURRENT", UNKNOWN),
         ("RESET ALL", Effect(Change.RESET_ALL)),
         ("DISCARD ALL", Effect(Change.DISCARD_ALL)),
         (

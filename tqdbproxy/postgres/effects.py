@@ -186,6 +186,9 @@ def _setting(node: Node, encoding: str) -> Effect:
         return UNKNOWN
     if kind in ("VAR_RESET", "VAR_SET_DEFAULT"):
         return Effect(Change.RESET, name.encode(encoding))
+    if kind == "VAR_SET_CURRENT":
+        # To what it is in this transaction: after a SET LOCAL, or whatever came of those before it.
+        return UNKNOWN
     return _set(name, ", ".join(_value(arg) for arg in args), encoding)
 
 
