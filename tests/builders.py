@@ -92,8 +92,9 @@ def copy_fail(why: str) -> bytes:
     return message(b"f", text(why))
 
 
-def function_call(oid: int) -> bytes:
-    return message(b"F", struct.pack("!IHHH", oid, 0, 0, 0))
+def function_call(oid: int, *arguments: bytes) -> bytes:
+    given = b"".join(struct.pack("!I", len(argument)) + argument for argument in arguments)
+    return message(b"F", struct.pack("!IHH", oid, 0, len(arguments)) + given + struct.pack("!H", 0))
 
 
 def password(value: str | bytes) -> bytes:

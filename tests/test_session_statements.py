@@ -437,6 +437,10 @@ def test_what_the_view_says(talk: Talk) -> None:
 SET = "set a.b = 1"
 
 
+def is_known(talk: Talk) -> bool:
+    return talk.session.history.identity is not None
+
+
 @pytest.mark.parametrize(
     "units",
     [
@@ -459,10 +463,10 @@ def test_a_set_that_may_still_be_there(talk: Talk, units: list[tuple[bytes, int,
         if status == BROKEN:
             talk.forwards(m.query("rollback"))
             talk.done()
-    assert talk.session.history.identity is not None
+    assert is_known(talk)
     talk.forwards(bound())
     talk.done()
-    assert talk.session.history.identity is None
+    assert not is_known(talk)
 
 
 @pytest.mark.parametrize("said", [m.close_statement("s") + m.SYNC, m.query("deallocate s"), m.query("deallocate all")])
@@ -473,7 +477,7 @@ def test_a_set_that_is_gone(talk: Talk, said: bytes) -> None:
     talk.done()
     talk.forwards(bound())
     talk.done(failed=True)
-    assert talk.session.history.identity is not None
+    assert is_known(talk)
 
 
 def test_of_several_only_what_is_named_is_deallocated(talk: Talk) -> None:
@@ -495,7 +499,84 @@ def test_what_is_said_behind_the_end_of_all_settings(talk: Talk, ends: str, then
     talk.forwards(m.query(then))
     talk.done()
     talk.done()
-    assert talk.session.history.identity is None
+    assert not is_known(talk)
     talk.forwards(m.query("discard all"))
     talk.done()
-    assert talk.session.history.identity is not None
+    assert is_known(talk)
+
+
+SET_CONFIG = "select set_config('a.b', $1, false)"
+HUGE = b"x" * INSPECTED
+
+
+def streams(talk: Talk, message: bytes, *others: bytes) -> None:
+    """Of a huge message its beginning comes first; what is before it keeps it out of the other lanes."""
+    talk.forwards(m.describe_statement("n"), message[:200])
+    talk.forwards(message[200:], *others)
+    talk.done()
+
+
+@pytest.mark.parametrize(("name", "known"), [("s", False), ("t", True), ("u", True)])
+def test_a_huge_bind(talk: Talk, name: str, known: bool) -> None:
+    prepare(talk, SET_CONFIG)
+    prepare(talk, "select $1", "t")
+    prepare(talk, WRITE, "u")
+    streams(talk, m.bind(HUGE, statement=name), m.execute(), m.SYNC)
+    assert is_known(talk) == known
+
+
+@pytest.mark.parametrize("name", ["s", "s" * 62])
+def test_the_names_of_a_huge_message_are_waited_for(name: str) -> None:
+    for message in (m.bind(HUGE, statement=name, portal="p"), m.parse(b"set a.b = '" + HUGE + b"'", name)):
+        for size in range(1, 6 + len(name) + (2 if message[:1] == b"B" else 0)):
+            talk = Talk()
+            prepare(talk, SET_CONFIG, name)
+            talk.forwards(m.describe_statement(name))
+            step = talk.read(message[:size])
+            assert step is not None
+            assert (step.forward, step.rest) == (b"", message[:size])
+            streams(talk, message, m.execute("p"), m.SYNC)
+            assert not is_known(talk)
+
+
+def test_a_name_without_an_end(talk: Talk) -> None:
+    """It isn't waited for any longer than another message would be."""
+    prepare(talk, SET_CONFIG)
+    message = m.bind(statement="x" * 2 * INSPECTED)
+    talk.forwards(m.describe_statement("n"))
+    step = talk.read(message[: INSPECTED - 1])
+    assert step is not None
+    assert step.forward == b""
+    talk.forwards(message[:INSPECTED])
+    talk.forwards(message[INSPECTED:], m.SYNC)
+    talk.done()
+    assert not is_known(talk)
+
+
+@pytest.mark.parametrize("name", ["", "s"])
+def test_a_huge_statement_may_change_its_session_whenever_it_is_executed(talk: Talk, name: str) -> None:
+    prepare(talk, "discard all", "d")
+    streams(talk, m.parse(b"set a.b = '" + HUGE + b"'", name), m.SYNC)
+    assert not is_known(talk)
+    talk.forwards(m.bind(statement="d"), m.execute(), m.SYNC)
+    talk.done()
+    assert is_known(talk)
+    talk.forwards(bound(name))
+    talk.done(failed=bool(name))
+    assert is_known(talk) == bool(name)
+
+
+# Function calls
+
+
+@pytest.mark.parametrize("size", [0, INSPECTED])
+@pytest.mark.parametrize(("function", "known"), [(2078, False), (955, True)], ids=["set_config", "lowrite"])
+def test_a_function_call(talk: Talk, function: int, known: bool, size: int) -> None:
+    call = m.function_call(function, bytes(size))
+    talk.forwards(call)
+    assert (talk.session.sent, is_known(talk)) == (1, known)
+    for cut in range(1, 9):
+        talk.forwards(m.parse("select 1", "n") + m.SYNC)
+        step = talk.read(call[:cut])
+        assert step is not None
+        assert step.rest == call[:cut]

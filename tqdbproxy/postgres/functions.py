@@ -29,6 +29,9 @@ _TRANSACTION = """txid_current txid_current_if_assigned pg_current_xact_id pg_cu
 _COUNTS_AND_TELLS = "nextval setval pg_notify pg_nextoid"
 _LARGE_OBJECTS = """lo_create lo_creat lo_unlink lo_import lo_export lo_put lo_from_bytea lo_open lo_close lo_lseek
     lo_lseek64 lo_tell lo_tell64 lo_truncate lo_truncate64 loread lowrite"""
+#: OIDs of the functions that libpq calls with FunctionCall (``lo_open``, ``loread`` and their like, never renumbered):
+#: what they leave behind ends with the transaction, and no table is changed by them.
+LARGE_OBJECT_CALLS = frozenset((715, 952, 953, 954, 955, 956, 957, 958, 964, 1004, 3170, 3171, 3172))
 _SERVER = """pg_reload_conf pg_rotate_logfile pg_logdir_rotate pg_promote pg_switch_wal
     pg_create_restore_point pg_wal_replay_pause pg_wal_replay_resume pg_backup_start pg_backup_stop pg_start_backup
     pg_stop_backup pg_log_backend_memory_contexts pg_log_standby_snapshot pg_import_system_collations pg_prewarm"""

@@ -23,6 +23,7 @@ from tests.integration.wire import (
     copy_data,
     describe,
     execute,
+    function_call,
     kinds,
     parse,
     query,
@@ -193,6 +194,24 @@ def _copy_extended(wire: Wire, _schema: str) -> None:
     assert "E" not in kinds(wire.ask(copy_data(b"20\t20\n"), COPY_DONE, SYNC))
 
 
+def _function_call(wire: Wire, _schema: str) -> None:
+    told(wire, "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'UPDATE t SET v = v + 1 RETURNING 1'")
+    oid = int(cell(told(wire, "SELECT 'f'::regproc::oid")))
+    assert kinds(wire.ask(function_call(oid))) == "VZ"
+
+
+def _large_in_pieces(wire: Wire, _schema: str) -> None:
+    """The beginning of a message shows only half of its name."""
+    large = parse(f"UPDATE t SET v = v + 1 WHERE '{'x' * 1_200_000}' <> ''", "writer")
+    wire.send(parse("SELECT 1", "one"), FLUSH, large[:8])
+    wire.until("1")
+    wire.ask(large[8:], SYNC)
+    told(wire, "SELECT 1")
+    assert kinds(wire.ask(bind(name="writer"), execute(), SYNC)) == "2CZ"
+
+
+WAYS["function call"] = _function_call
+WAYS["large statement in pieces"] = _large_in_pieces
 WAYS["copy"] = _copy
 WAYS["copy, extended"] = _copy_extended
 

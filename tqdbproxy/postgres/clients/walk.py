@@ -13,6 +13,7 @@ from tqdbproxy.postgres.clients.prepared import PreparedStatement
 from tqdbproxy.postgres.clients.steps import Step
 from tqdbproxy.postgres.clients.underway import OPENING, UnderWay
 from tqdbproxy.postgres.framing import HEADER_SIZE, MAX_LENGTH, MIN_LENGTH, FramingError, length_at, text_at
+from tqdbproxy.postgres.functions import LARGE_OBJECT_CALLS
 from tqdbproxy.postgres.messages import (
     BIND,
     CLOSE,
@@ -30,10 +31,18 @@ from tqdbproxy.postgres.messages import (
     Bind,
     Parse,
 )
-from tqdbproxy.postgres.sql import PLAIN, Text
+from tqdbproxy.postgres.sql import PLAIN, Change, Effect, Text
 
 INSPECTED = 1 << 20
-"""Longer messages are passed on as they stream, unread: they can't be batched, and what they change isn't known."""
+"""Longer messages are passed on as they stream, unread: they can't be batched, and what they change isn't known.
+
+Only their names are waited for, if these aren't as long.
+"""
+UNREAD = PreparedStatement(Text(effect=Effect(Change.UNKNOWN), purges=(EVERYTHING,)))
+"""What a Parse prepares that is too long to be read."""
+_NAMES = {PARSE: 1, BIND: 2}
+"""How many names stand at the beginning of a message; the last of them is a statement's."""
+_OID_SIZE = 4
 
 # What to do with a frame, by its type: refuse it, pass it on, wait for all of it and look at it.
 REFUSE, PASS, LOOK = range(3)
@@ -80,10 +89,10 @@ class Walk(UnderWay):
                         break
                     self._look(kind, data, at, end, previous)
                     actions = self._actions()
-                elif length <= INSPECTED:
+                elif length <= INSPECTED or _is_too_short(kind, data, at):
                     break
                 else:
-                    self._unread(kind, data[at : at + INSPECTED])
+                    self._unread(kind, data[at : at + INSPECTED], previous)
             if kind not in NEUTRAL:
                 previous = kind
             at = end
@@ -118,8 +127,7 @@ class Walk(UnderWay):
             self.tracked = self.tracked and previous not in OPENING
             self._look_at_query(self._texts.look(data[at + HEADER_SIZE : end - 1]))
         elif kind == FUNCTION_CALL:
-            self.tracked = self.tracked and previous not in OPENING
-            self.sent += 1
+            self._calls(data[at + HEADER_SIZE : end], previous)
         try:
             if kind == PARSE:
                 self._look_at_parse(Parse.parse(data, at, end), first=previous not in OPENING)
@@ -172,9 +180,7 @@ class Walk(UnderWay):
         changed = self.changing.tags(bind.statement)
         if changed:
             self._changed(changed, self.sent + 1)
-        if self.prepared.in_doubt(self.sent + 1, bind.statement):
-            self.history.unknowable()
-        statement = self.prepared.bound(bind.statement)
+        statement = self._bound(bind.statement)
         if statement is None:
             return
         text = statement.text
@@ -185,17 +191,68 @@ class Walk(UnderWay):
             self._bound_hinted = True
         self._note(text, self.sent + 1, alone=False)
 
-    def _unread(self, kind: int, data: bytes) -> None:
+    def _bound(self, name: bytes | None) -> PreparedStatement | None:
+        """The statement of interest that is bound; what else ``name`` (None: it isn't known) may mean is noted."""
+        if self.prepared.in_doubt(self.sent + 1, name):
+            self.history.unknowable()
+            return None
+        return self.prepared.bound(name) if name is not None else None
+
+    def _calls(self, function: bytes, previous: int) -> None:
+        """A FunctionCall of the function whose OID stands at the beginning: it may do what a CALL may."""
+        self.tracked = self.tracked and previous not in OPENING
+        self.sent += 1
+        if int.from_bytes(function[:_OID_SIZE], "big") not in LARGE_OBJECT_CALLS:
+            self.history.unknowable()
+            if self._reads.active:
+                self._changed((EVERYTHING,), self.sent)
+
+    def _unread(self, kind: int, data: bytes, previous: int) -> None:
         """A message too long to be looked at goes by; ``data`` is what there is of it."""
         if kind == QUERY:
+            self.tracked = self.tracked and previous not in OPENING
             self._query_sent()
-        if kind == PARSE:
-            self.changing.parsed(self.sent + 1, data[HEADER_SIZE:].partition(b"\0")[0], (EVERYTHING,))
-        self._changed((EVERYTHING,), self.sent + (kind != QUERY))
-        if kind in (QUERY, PARSE):
-            self.history.unknowable()
             self.prepared.lost()
             self.view.forget(b"")
+            self.history.unknowable()
+        elif kind == FUNCTION_CALL:
+            self._calls(data[HEADER_SIZE:], previous)
+        elif kind == PARSE:
+            self._unread_parse(_statement_name(kind, data), first=previous not in OPENING)
+        elif kind == BIND:
+            statement = self._bound(_statement_name(kind, data))
+            if statement is not None:
+                self._note(statement.text, self.sent + 1, alone=False)
+        self._changed((EVERYTHING,), self.sent + (kind not in (QUERY, FUNCTION_CALL)))
+
+    def _unread_parse(self, name: bytes | None, *, first: bool) -> None:
+        self.history.unknowable()
+        if name is None:
+            self.prepared.lost()
+        else:
+            self.prepared.parsed(self.sent + 1, name, UNREAD, first=first)
+            self.changing.parsed(self.sent + 1, name, (EVERYTHING,))
+            self.view.forget(name)
+
+
+def _is_too_short(kind: int, data: bytes, at: int) -> bool:
+    """Whether the beginning of a long message doesn't show yet what it is about."""
+    have = len(data) - at
+    if kind == FUNCTION_CALL:
+        return have < HEADER_SIZE + _OID_SIZE
+    return kind in _NAMES and have < INSPECTED and _statement_name(kind, data[at:]) is None
+
+
+def _statement_name(kind: int, data: bytes) -> bytes | None:
+    """The statement's name in a Parse or Bind of which only the beginning may be there."""
+    at = HEADER_SIZE
+    name = None
+    try:
+        for _ in range(_NAMES[kind]):
+            name, at = text_at(data, at)
+    except FramingError:
+        return None
+    return name
 
 
 def _broken(kind: int, length: int) -> str:
