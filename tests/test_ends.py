@@ -7,8 +7,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
 from tests import builders as m
-from tests.exchanges import ANSWER, BATCH, KEPT, REPLY, VIEW, scripted, session, two, write
-from tests.peers import Client, Script, World
+from tests.exchanges import ANSWER, BATCH, KEPT, REPLY, VIEW, WRITE, scripted, session, two, write
+from tests.peers import Client, Script, World, login
 from tqdbproxy.core.writebatch.types import Limits
 
 # Cancel
@@ -31,6 +31,37 @@ def test_a_write_that_waits_is_taken_out() -> None:
     assert (client.server.hears(), world.wall.cancelled) == (b"", [])
     client.says(m.query("select 1"))
     assert client.server.hears() == m.query("select 1")
+
+
+READ = "/* ttl:60 */ select 1"
+
+
+@pytest.mark.parametrize(
+    ("waits", "before"),
+    [
+        (write("1"), m.parse(WRITE)),
+        (m.query("/* batch:20 */ insert into t values (1)"), m.close_statement()),
+        (m.unit(READ), m.parse(READ)),
+        (m.query(READ), m.close_statement()),
+    ],
+    ids=["write", "simple write", "read", "simple read"],
+)
+def test_the_unnamed_statement_of_what_was_taken_out(waits: bytes, before: bytes) -> None:
+    """It isn't the one from before any more, though the server has seen nothing of that."""
+    keys = [b"\0\0\0\1yours", b"\0\0\0\0mine"]
+    world = World(KEPT, make_server=lambda: Script(login(keys.pop())))
+    client, other = session(world), session(world)
+    client.says(m.parse("delete from t"), m.SYNC)
+    assert client.answers(m.PARSE_COMPLETE + m.ready()) == m.PARSE_COMPLETE + m.ready()
+    if b"ttl" in waits:
+        other.says(waits)  # the one who asks the server
+    client.server.hears()
+    client.says(waits)
+    cancel(world, b"\0\0\0\0mine")
+    assert m.error_of(client.hears())["C"] == "57014"
+    use = [m.bind(), m.execute(), m.FLUSH]
+    client.says(*use)
+    assert m.split(client.server.hears()) == [before, *use]
 
 
 def test_a_batch_is_not_cancelled() -> None:

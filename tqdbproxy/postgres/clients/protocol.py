@@ -233,6 +233,7 @@ class SessionProtocol:
             elif self._congested:
                 self._let_others_go_on()
         else:
+            self._session.given_up(unit)
             if isinstance(result, Unknown):
                 self._session.unknown(unit)
             self._write(replies.failure(result) + ready_for_query(self._session.status))

@@ -264,6 +264,13 @@ class Session(Walk):
         if again.ready and not self._mute and again.key.identity is self.history.identity:
             self.usual = again
 
+    def given_up(self, unit: Unit) -> None:
+        """A unit ends with an error of ours, and its own server hasn't seen it.
+
+        Its Parse, or its being a Query, has put an end to the unnamed statement before all the same.
+        """
+        self._kept_back(*kept_back(unit, self.history.identity))
+
     def unknown(self, unit: Unit) -> None:
         """It can't be known whether a unit was executed."""
         if unit.text.purges:
