@@ -128,6 +128,7 @@ def test_what_is_left_without_the_hints(text: str, stripped: str) -> None:
         ("INSERT INTO t VALUES (lastval())", Kind.INSERT, Reason.UNSAFE, False),
         ("INSERT INTO t VALUES (pg_catalog.\"currval\"('s'))", Kind.INSERT, Reason.UNSAFE, False),
         ("INSERT INTO t SELECT pg_backend_pid()", Kind.INSERT, Reason.UNSAFE, False),
+        ("INSERT INTO t VALUES (system_user)", Kind.INSERT, Reason.UNSAFE, False),
         ("INSERT INTO t VALUES (set_config('a.b', 'c', true))", Kind.INSERT, Reason.UNSAFE, False),
         ("UPDATE t SET a = 1 WHERE pg_try_advisory_lock(1)", Kind.UPDATE, Reason.UNSAFE, False),
         ("UPDATE t SET a = 1 WHERE pg_try_advisory_xact_lock(1)", Kind.UPDATE, None, False),

@@ -21,7 +21,8 @@ _KINDS = {
     "MergeStmt": Kind.MERGE,
 }
 
-_UNSAFE_RELATIONS = frozenset(("pg_settings", "pg_cursors", "pg_prepared_statements"))
+_UNSAFE_RELATIONS = frozenset(("pg_settings", "pg_cursors", "pg_prepared_statements", "pg_backend_memory_contexts"))
+_COUNTED_SO_FAR = "pg_stat_xact_"
 # What makes a SELECT more than one.
 _NOT_PLAIN = frozenset(("InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt", "intoClause", "lockingClause"))
 # Functions of whose first argument it matters which it is.
@@ -94,7 +95,10 @@ def _unread(every: list[Node]) -> Reason | None:
 
 
 def _is_unsafe(node: Node, function_is: Callable[[str], bool]) -> bool:
-    if "CurrentOfExpr" in node or is_temporary(node) or node.get("relname") in _UNSAFE_RELATIONS:
+    relation = node.get("relname", "")
+    if "CurrentOfExpr" in node or is_temporary(node) or relation in _UNSAFE_RELATIONS:
+        return True
+    if relation.startswith(_COUNTED_SO_FAR):
         return True
     function = strings(node.get("funcname"))[-1:]
     if function == ["current_setting"]:

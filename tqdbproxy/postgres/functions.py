@@ -5,8 +5,12 @@ The law of this module: names only, without schemas; what a function of the user
 
 from __future__ import annotations
 
-_WHAT_IT_DID = "currval lastval pg_my_temp_schema pg_is_other_temp_schema pg_listening_channels"
-_WHO_IT_IS = "pg_backend_pid inet_client_addr inet_client_port inet_server_addr inet_server_port current_query"
+_WHAT_IT_DID = """currval lastval pg_my_temp_schema pg_is_other_temp_schema pg_listening_channels
+    pg_get_backend_memory_contexts pg_get_loaded_modules pg_stat_get_snapshot_timestamp
+    postgres_fdw_get_connections postgres_fdw_disconnect postgres_fdw_disconnect_all"""
+_WHO_IT_IS = """pg_backend_pid inet_client_addr inet_client_port inet_server_addr inet_server_port current_query
+    system_user ssl_is_used ssl_version ssl_cipher ssl_client_cert_present ssl_client_serial ssl_client_dn
+    ssl_client_dn_field ssl_issuer_dn ssl_issuer_field ssl_extension_info"""
 _WHAT_STAYS = """set_config setseed pg_advisory_lock pg_advisory_lock_shared pg_try_advisory_lock
     pg_try_advisory_lock_shared pg_advisory_unlock pg_advisory_unlock_shared pg_advisory_unlock_all
     dblink_connect dblink_connect_u dblink_disconnect dblink_open dblink_close dblink_fetch"""
@@ -23,7 +27,8 @@ def _names(*groups: str) -> frozenset[str]:
 #: pg_notify (the sender is the session that ran the batch, as with a trigger's NOTIFY).
 UNSAFE_FUNCTIONS = _names(_WHAT_IT_DID, _WHO_IT_IS, _WHAT_STAYS, _SLEEP, _WHAT_OTHERS_SUFFER)
 
-_SETTINGS_AND_CURSORS = "pg_show_all_settings pg_show_settings pg_cursor pg_prepared_statement"
+_SETTINGS_AND_CURSORS = """pg_show_all_settings pg_show_settings pg_cursor pg_prepared_statement
+    cursor_to_xml cursor_to_xmlschema"""
 _TRANSACTION = """txid_current txid_current_if_assigned pg_current_xact_id pg_current_xact_id_if_assigned
     pg_export_snapshot"""
 _COUNTS_AND_TELLS = "nextval setval pg_notify pg_nextoid"
@@ -44,6 +49,7 @@ _FAMILIES = (
     "pg_try_advisory_",
     "dblink",
     "pg_stat_reset",
+    "pg_stat_get_xact_",
     "pg_create_",
     "pg_drop_",
     "pg_copy_",
