@@ -14,16 +14,16 @@ class Sessions:
     """Histories that share their identities, as all sessions of a proxy do."""
 
     def __init__(self, limit: int = 100) -> None:
-        self._identities = Identities(limit)
+        self.identities = Identities(limit)
         self._texts = Texts()
 
     def new(self, group: str = "main", /, **options: str) -> History:
-        return History(self._identities, group, StartupMessage.parse(m.startup(**{"user": "u", **options})))
+        return History(self.identities, group, StartupMessage.parse(m.startup(**{"user": "u", **options})))
 
     def says(self, history: History, *texts: str, idle: bool = True, fails: bool = False) -> History:
         for text in texts:
-            effect = self._texts.look(text.encode()).effect
-            if history.sent(effect, alone_and_idle=idle) and not fails:
+            effect = history.sent(self._texts.look(text.encode()).effect, alone_and_idle=idle)
+            if effect is not None and not fails:
                 history.took(effect)
         return history
 
@@ -72,6 +72,10 @@ def test_what_the_server_reports_counts(sessions: Sessions) -> None:
         (["SET a = 1", "SET c = 2", "RESET ALL"], []),
         (["SET a = 1", "DISCARD ALL"], []),
         (["SELECT set_config('a', 'c', false)", "DISCARD ALL"], []),
+        (["SELECT set_config('a.b', 'c', false), 1", "DISCARD ALL"], ["SET LOCAL a.b = 1"]),
+        (["SET a.b = 1; SELECT 1", "DISCARD ALL"], ["RESET a.b"]),
+        (["DO 'x'", "DISCARD ALL"], ["CALL x()", "DISCARD ALL"]),
+        (["SELECT set_config($1, $2, true)"], ["DO 'x'", "DISCARD ALL"]),
         (["SET a.b = 1", "RESET a.b"], ["SET a.b = 2", "SET a.b TO DEFAULT"]),
         (["SET a.b = 1", "RESET ALL"], ["SET LOCAL a.b = 2"]),
         (["SET a.b = 1", "DISCARD ALL"], ["SELECT set_config('a.b', 'c', true)"]),
@@ -120,6 +124,79 @@ def test_what_can_not_be_known_ends_with_discard_all(sessions: Sessions, text: s
     assert sessions.says(history, "RESET ALL").identity is None
     assert sessions.says(history, "DISCARD ALL", fails=True).identity is None
     assert sessions.says(history, "DISCARD ALL").identity is sessions.new().identity
+
+
+@pytest.mark.parametrize("text", ["DO 'x'", "SET what is this", "EXECUTE x", "UPDATE pg_settings SET setting = 1"])
+def test_what_is_hidden_may_have_left_any_setting_behind(sessions: Sessions, text: str) -> None:
+    history = sessions.says(sessions.new(), text, "DISCARD ALL")
+    assert history.identity not in (None, sessions.new().identity)
+    history = sessions.new()
+    history.unknowable()
+    assert history.identity is None
+    assert sessions.says(history, "DISCARD ALL").identity not in (None, sessions.new().identity)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SET LOCAL a.b = 1",
+        "SELECT 1/0; SET LOCAL a.b = 1",
+        "SELECT set_config('a.b', 'c', true)",
+        "SET a.b = 1; SELECT 1/0",
+    ],
+)
+def test_it_is_not_known_what_of_a_unit_that_failed_was_executed(sessions: Sessions, text: str) -> None:
+    history = sessions.says(sessions.new(), text, fails=True)
+    assert sessions.says(history, "DISCARD ALL").identity is None
+    other = sessions.says(sessions.new(), "SET LOCAL a.b = 2")
+    assert sessions.says(history, "SET LOCAL a.b = 2").identity is other.identity
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["SELECT set_config('a.b', 'c', true) WHERE false", "EXPLAIN SELECT set_config('a.b', 'c', false)"],
+)
+def test_success_does_not_tell_what_was_called(sessions: Sessions, text: str) -> None:
+    history = sessions.says(sessions.new(), text, "DISCARD ALL")
+    assert history.identity is None
+    other = sessions.says(sessions.new(), "SET a.b = 1")
+    assert sessions.says(history, "SET a.b = 1").identity is other.identity
+
+
+def test_what_was_set_before_can_not_be_touched(sessions: Sessions) -> None:
+    history = sessions.says(sessions.new(), "SET a.b = 1")
+    before = history.identity
+    assert sessions.says(history, "SELECT set_config('a.b', 'c', true) FROM t", fails=True).identity is before
+
+
+def test_so_many_are_told_apart(sessions: Sessions) -> None:
+    history = sessions.new()
+    for number in range(2000):
+        sessions.says(history, f"SET LOCAL a.b{number} = 1", fails=True)
+    assert len(history._perhaps) < 1100
+    for number in range(2000):
+        sessions.says(history, f"SET LOCAL a.b{number} = 1")
+    assert history.identity is None
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ([("a.b", "1"), ("a.b", "2")], [("a.b", "2"), ("a.b", "1")], False),
+        ([("A.b", "1"), ("a.B", "2")], [("a.b", "2"), ("A.B", "1")], False),
+        ([("a.b", "1"), ("A.B", "2")], [("a.b", "2")], True),
+        ([("options", "-c a=1"), ("options", "-c a=2")], [("options", "-c a=2")], True),
+        ([("a.\u212a", "1")], [("a.k", "1")], False),
+    ],
+)
+def test_the_last_of_equal_options_counts(
+    sessions: Sessions, one: list[tuple[str, str]], other: list[tuple[str, str]], same: bool
+) -> None:
+    identities = []
+    for pairs in (one, other):
+        options = ((b"user", b"u"), *((name.encode(), value.encode()) for name, value in pairs))
+        identities.append(History(sessions.identities, "main", StartupMessage(0, options, b"")).identity)
+    assert (identities[0] is identities[1]) == same
 
 
 def test_the_table_of_identities_has_an_end() -> None:

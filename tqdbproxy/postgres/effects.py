@@ -19,6 +19,10 @@ _LASTING_FUNCTIONS = frozenset(
     ("pg_advisory_lock", "pg_advisory_lock_shared", "pg_try_advisory_lock", "pg_try_advisory_lock_shared", "setseed")
 )
 _LASTING_STATEMENTS = frozenset(("PrepareStmt", "ExecuteStmt", "DoStmt", "CallStmt", "LoadStmt"))
+# What these do to settings isn't seen. (LOAD: what is loaded brings settings with it.)
+_HIDING_STATEMENTS = frozenset(("ExecuteStmt", "DoStmt", "CallStmt", "LoadStmt"))
+# A SELECT that has no more than these gives one row, always.
+_PLAINEST = frozenset(("targetList", "limitOption", "op"))
 # Who one is has its own rules (RESET ALL leaves it alone); a seed is used up by what follows.
 _UNKNOWABLE_SETTINGS = frozenset(("role", "session_authorization", "seed"))
 _TRANSACTION_SETTINGS = frozenset(("transaction_isolation", "transaction_read_only", "transaction_deferrable"))
@@ -42,16 +46,27 @@ class Effect:
 
     TOUCH: a setting of the user's own (``app.tenant``) was set for a transaction; from then on it is empty, where it
     wasn't there before. ``name`` has all that were, with blanks between them.
+    UNKNOWN: the names of those that may have been set. ``?.`` stands for any: it isn't known which.
+    ``perhaps``: that the statement succeeds doesn't tell whether these were set.
     Two SETs with equal name and value do the same; values that mean the same may differ (``1`` and ``'1'``).
     """
 
     change: Change
     name: bytes = b""
     value: bytes = b""
+    perhaps: bool = False
+
+    @property
+    def own(self) -> list[bytes]:
+        """The settings of the user's own that are there afterwards."""
+        return [name for name in self.name.split(b" ") if b"." in name]
 
 
+ANY = "?."
 NONE = Effect(Change.NONE)
 UNKNOWN = Effect(Change.UNKNOWN)
+HIDDEN = Effect(Change.UNKNOWN, ANY.encode())
+"""Of what can't be looked into."""
 RESET_ALL = Effect(Change.RESET_ALL)
 
 
@@ -68,10 +83,10 @@ def effect(statements: list[Node], encoding: str) -> Effect:
         return effects[0]
     lasting = [one for one in effects if one is not NONE]
     if lasting and all(one.change is Change.TOUCH for one in lasting):
-        return _touch(*(one.name for one in lasting))
+        return _of_all(Change.TOUCH, lasting)
     if lasting == [RESET_ALL] and not any("TransactionStmt" in one for one in statements[_rollbacks(statements) :]):
         return RESET_ALL
-    return UNKNOWN if lasting else NONE
+    return _of_all(Change.UNKNOWN, lasting) if lasting else NONE
 
 
 def _rollbacks(statements: list[Node]) -> int:
@@ -114,22 +129,55 @@ def _effect(statement: Node, encoding: str) -> Effect:
     if kind == "SelectStmt" and (said := _said_by_function(node)) is not None:
         return _set(*said, encoding)
     every = list(nodes(statement))
+    names = [name for inner in every for name in _set_by_function(inner)]
+    perhaps = bool(names) and not _calls_them_all(node, len(names))
     if any(_is_lasting(inner) for inner in every):
-        return UNKNOWN
-    return _touch(*(name for inner in every for name in _set_for_transaction(inner, encoding)))
+        if any(_hides_much(inner) for inner in every):
+            return HIDDEN
+        return Effect(Change.UNKNOWN, _joined(names), perhaps=perhaps) if names else UNKNOWN
+    return Effect(Change.TOUCH, own, perhaps=perhaps) if (own := _joined(names)) else NONE
 
 
-def _touch(*names: bytes) -> Effect:
-    return Effect(Change.TOUCH, b" ".join(sorted({*names}))) if names else NONE
+def _of_all(change: Change, effects: list[Effect]) -> Effect:
+    """Of several statements: that they succeed tells that all were executed."""
+    names = [name.decode() for one in effects for name in one.own]
+    return Effect(change, _joined(names), perhaps=any(one.perhaps for one in effects))
 
 
-def _set_for_transaction(node: Node, encoding: str) -> Iterator[bytes]:
-    """Names of a user's own settings; ``?`` for one that can't be known."""
+def _joined(names: list[str]) -> bytes:
+    """Those that are settings of the user's own."""
+    return " ".join(sorted({name for name in names if "." in name})).encode()
+
+
+def _named(name: str) -> str:
+    """As PostgreSQL folds it (ASCII alone), or `ANY`: who knows what its encoding makes of the rest."""
+    return name.lower() if name.isascii() and " " not in name else ANY
+
+
+def _set_by_function(node: Node) -> Iterator[str]:
+    """The name that a set_config sets."""
     if strings(node.get("funcname"))[-1:] == ["set_config"]:
         constant = node.get("args", [{}])[0].get("A_Const", {})
-        name = str(constant.get("sval", {}).get("sval", "")).lower() if "sval" in constant else "?."
-        if "." in name:
-            yield name.encode(encoding)
+        yield _named(str(constant.get("sval", {}).get("sval", ""))) if "sval" in constant else ANY
+
+
+def _calls_them_all(select: Node, calls: int) -> bool:
+    """Whether a statement that succeeds has called so many set_config: one in a WHERE, or for each row, perhaps not."""
+    if not select.keys() <= _PLAINEST:
+        return False
+    values = [target.get("ResTarget", {}).get("val", {}) for target in select.get("targetList", [])]
+    called = [strings(value.get("FuncCall", {}).get("funcname"))[-1:] for value in values]
+    return called.count(["set_config"]) == calls
+
+
+def _hides_much(node: Node) -> bool:
+    return not _HIDING_STATEMENTS.isdisjoint(node) or _is_settings_update(node)
+
+
+def _is_settings_update(node: Node) -> bool:
+    """An UPDATE of this view is a set_config by a rule."""
+    update = node.get("UpdateStmt")
+    return update is not None and update["relation"].get("relname") == "pg_settings"
 
 
 def _is_lasting(node: Node) -> bool:
@@ -140,9 +188,7 @@ def _is_lasting(node: Node) -> bool:
         return not _is_true(node.get("args", [])[2:3])
     if function and function[0] in _LASTING_FUNCTIONS:
         return True
-    # An UPDATE of this view is a set_config by a rule.
-    update = node.get("UpdateStmt")
-    return update is not None and update["relation"].get("relname") == "pg_settings"
+    return _is_settings_update(node)
 
 
 def _is_true(argument: list[Node]) -> bool:
@@ -152,7 +198,7 @@ def _is_true(argument: list[Node]) -> bool:
 def _said_by_function(select: Node) -> tuple[str, str] | None:
     """Name and value of ``SELECT set_config('name', 'value', false)``, which is a SET (Django says it so)."""
     targets = select.get("targetList", [])
-    if len(targets) != 1 or not select.keys() <= {"targetList", "limitOption", "op"}:
+    if len(targets) != 1 or not select.keys() <= _PLAINEST:
         return None
     call = targets[0].get("ResTarget", {}).get("val", {}).get("FuncCall", {})
     args = call.get("args", [])
@@ -163,16 +209,16 @@ def _said_by_function(select: Node) -> tuple[str, str] | None:
     if "sval" not in name or "sval" not in value or local.get("boolval") != {}:
         return None
     # A list in one string isn't what SET makes of that string ("search_path"): another value.
-    return str(name["sval"].get("sval", "")).lower(), "set_config " + _value(args[1])
+    return _named(str(name["sval"].get("sval", ""))), "set_config " + _value(args[1])
 
 
 def _setting(node: Node, encoding: str) -> Effect:
-    kind, name, args = node.get("kind"), node.get("name", "").lower(), node.get("args", [])
+    kind, name, args = node.get("kind"), _named(node.get("name", "")), node.get("args", [])
     if node.get("is_local"):
-        return _touch(name.encode(encoding)) if "." in name else NONE
+        return Effect(Change.TOUCH, name.encode()) if "." in name else NONE
     if kind == "VAR_SET_MULTI":
         # "session characteristics" is another spelling of default_transaction_...; the others end with the transaction.
-        if name != "session characteristics":
+        if node["name"].lower() != "session characteristics":
             return NONE
         if len(args) != 1:
             return UNKNOWN
@@ -184,11 +230,13 @@ def _setting(node: Node, encoding: str) -> Effect:
         return RESET_ALL
     if name in _UNKNOWABLE_SETTINGS:
         return UNKNOWN
+    if name == ANY:
+        return HIDDEN
     if kind in ("VAR_RESET", "VAR_SET_DEFAULT"):
-        return Effect(Change.RESET, name.encode(encoding))
+        return Effect(Change.RESET, name.encode())
     if kind == "VAR_SET_CURRENT":
         # To what it is in this transaction: after a SET LOCAL, or whatever came of those before it.
-        return UNKNOWN
+        return Effect(Change.UNKNOWN, _joined([name]))
     return _set(name, ", ".join(_value(arg) for arg in args), encoding)
 
 
@@ -196,7 +244,9 @@ def _set(name: str, value: str, encoding: str) -> Effect:
     if name in _TRANSACTION_SETTINGS | _UNKNOWABLE_SETTINGS:
         return UNKNOWN
     # With the session's own schema in the path, what a name means depends on the session's temporary tables.
-    return UNKNOWN if "pg_temp" in value else Effect(Change.SET, name.encode(encoding), value.encode(encoding))
+    if "pg_temp" in value or name == ANY:
+        return Effect(Change.UNKNOWN, _joined([name]))
+    return Effect(Change.SET, name.encode(), value.encode(encoding))
 
 
 def _value(arg: Node) -> str:

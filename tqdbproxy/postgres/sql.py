@@ -17,7 +17,7 @@ from tqdbproxy.core.hints import Hints, collect, pairs
 from tqdbproxy.core.statement import Kind
 from tqdbproxy.postgres.constants import UNKNOWN as UNKNOWN_OID
 from tqdbproxy.postgres.constants import cut
-from tqdbproxy.postgres.effects import NONE, UNKNOWN, Change, Effect, Node
+from tqdbproxy.postgres.effects import HIDDEN, NONE, Change, Effect, Node
 from tqdbproxy.postgres.facts import SOME, UNREADABLE, Facts, judge
 from tqdbproxy.postgres.kept import Kept
 from tqdbproxy.postgres.lifting import Lifted, Lifter, Shape, is_timely
@@ -40,6 +40,7 @@ from tqdbproxy.postgres.verdicts import answer, batch_reason, parsers_place
 
 __all__ = [
     "EVERYTHING",
+    "HIDDEN",
     "PLAIN",
     "SOME",
     "UNKNOWN_TYPE",
@@ -304,7 +305,7 @@ class Texts:
         is_read, read_reason, tags = answer(facts, hints, doubt, hinted_at)
         purges = self._purges(hints, tables if unread else facts.purges if asks or eager else ())
         if unread:
-            effect = UNKNOWN if suspicious else NONE
+            effect = HIDDEN if suspicious else NONE
             names = may_prepare(uncommented(parts)) if suspicious else ()
             prepares = self._when_executed(hints, ((name, EVERYTHING) for name in names))
             return replace(
@@ -384,7 +385,7 @@ def _unknowable(lower: bytes, eager: bool) -> Text:
     """What has a literal without an end: a syntax error, unless standard_conforming_strings is off."""
     changes = eager and may_change_tables(lower)
     if is_suspicious(lower):
-        return Text(effect=UNKNOWN, purges=_unreadable(lower)) if changes else UNKNOWABLE
+        return Text(effect=HIDDEN, purges=_unreadable(lower)) if changes else UNKNOWABLE
     return Text(purges=_unreadable(lower)) if changes else PLAIN
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from tqdbproxy.core.hints import Hints
 from tqdbproxy.core.statement import Kind, Reason
-from tqdbproxy.postgres.effects import NONE, UNKNOWN, Effect
+from tqdbproxy.postgres.effects import HIDDEN, NONE, Effect
 from tqdbproxy.postgres.lifting import Lifted
 
 
@@ -91,4 +91,4 @@ class Case(NamedTuple):
 #: What all uninteresting texts are.
 PLAIN = Text()
 #: Texts of which nobody knows where their literals end.
-UNKNOWABLE = Text(effect=UNKNOWN)
+UNKNOWABLE = Text(effect=HIDDEN)

@@ -47,8 +47,8 @@ OPTIONS: list[dict[str, str]] = [
     {"database": THERE},
     {"database": ALSO_HERE},
 ]
-# Where it can't be known what was set (DO, several statements), it isn't a setting of the user's own: DISCARD ALL makes
-# such a session known again, but leaves these behind, empty.
+# Where it isn't seen what was set (DO), it isn't a setting of the user's own: DISCARD ALL makes such a session known
+# again, but leaves these behind, empty.
 SETTINGS = [
     "SET app.tenant = 1", "SET app.tenant = '2'", "SELECT set_config('app.tenant', '3', false)", "RESET app.tenant",
     "SET search_path = s2", "SET search_path TO public", "SET search_path TO DEFAULT", "RESET ALL", "DISCARD ALL",
@@ -61,6 +61,8 @@ SETTINGS = [
     "DO $$ BEGIN PERFORM set_config('DateStyle', 'SQL', false); END $$", "DEALLOCATE ALL",
     "SELECT set_config('app.tenant', '2', true)", "SELECT set_config('role', 'bob', false)",
     "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", "set local role bob",
+    "SELECT 1/0; SET LOCAL app.tenant = 1", "SET app.tenant = 2; SELECT 1/0", "SET app.tenant FROM CURRENT",
+    "SELECT set_config('app.tenant', '1', true) WHERE false", "SELECT 1; SET app.tenant = 3",
 ]  # fmt: skip
 QUESTIONS = [
     "SELECT k, owner, tenant, body FROM d ORDER BY k",
@@ -69,6 +71,7 @@ QUESTIONS = [
     "SELECT * FROM dated",
     "SELECT body FROM public.d ORDER BY k",
     "SELECT current_setting('app.tenant', true), current_database(), current_schema",
+    "SELECT current_setting('app.tenant', true) IS NULL",
     "SELECT now() - now(), to_char('2026-11-20 10:00+00'::timestamptz, 'TZ HH24')",
     "SELECT current_setting('application_name')",
     "SELECT current_setting('transaction_read_only'), current_setting('role')",

@@ -11,12 +11,17 @@ from collections.abc import Hashable
 
 from tqdbproxy.core.statement import Identity
 from tqdbproxy.postgres.messages import StartupMessage
-from tqdbproxy.postgres.sql import Change, Effect
+from tqdbproxy.postgres.sql import HIDDEN, Change, Effect
 
 UNCOUNTED = frozenset({b"application_name"})
 """Settings that no write depends on."""
 EMPTY = b""
 """The value of a setting of the user's own (``app.tenant``) that was set once, and isn't any more."""
+ANY = HIDDEN.name
+"""Stands for the names of all that may have been set where it can't be seen."""
+MAX_PERHAPS = 1000
+TOO_MANY = b"."
+"""Stands for those of which it won't be known any more whether they are there. No setting is called so."""
 
 
 class Identities:
@@ -44,6 +49,7 @@ class History:
         "_base",
         "_identities",
         "_identity",
+        "_perhaps",
         "_place",
         "_reported",
         "_set",
@@ -57,14 +63,18 @@ class History:
     def __init__(self, identities: Identities, group: str, startup: StartupMessage, place: Hashable = "") -> None:
         """``place``: where the session's server is, as its connection's other end says."""
         user = startup.option(b"user")
-        options = tuple(sorted(pair for pair in startup.options if pair[0] not in UNCOUNTED | {b"user", b"database"}))
+        # Of two values for one setting the server takes the last, and names are equal whatever their case.
+        options = {name.lower(): value for name, value in startup.options}
+        counted = sorted(options.keys() - UNCOUNTED - {b"user", b"database"})
         self.group = group
         self.database = startup.option(b"database") or user
-        self._base = (group, self.database, user, options)
+        self._base = (group, self.database, user, tuple((name, options[name]) for name in counted))
         self._place = place
         self._identities = identities
         self._identity: Identity | None = None
         self._set: dict[bytes, bytes] = {}
+        self._perhaps: set[bytes] = set()
+        """Settings of the user's own of which it isn't known whether they are there."""
         self._reported: dict[bytes, bytes] = {}
         self.known = True
         """False: something was said whose consequences can't be known."""
@@ -78,7 +88,7 @@ class History:
         """What this session shares with those that it may be batched with; None while that can't be known."""
         if not (self.known and self.settings_known):
             return None
-        if self._identity is None:
+        if self._identity is None and not self._perhaps:
             self._identity = self._identities.of(
                 *self._base, tuple(sorted(self._set.items())), tuple(sorted(self._reported.items())), self._place
             )  # fmt: skip
@@ -90,29 +100,38 @@ class History:
             self._reported[name] = value
             self._identity = None
 
-    def sent(self, effect: Effect, *, alone_and_idle: bool) -> bool:
-        """A text with ``effect`` is on its way to the server. True: call `took` once it has succeeded.
+    def sent(self, effect: Effect, *, alone_and_idle: bool) -> Effect | None:
+        """A text with ``effect`` is on its way to the server; what `took` must be told of if it succeeds.
 
         :param alone_and_idle: it is the one statement of its unit, and no transaction is open.
         """
         if effect.change is Change.UNKNOWN:
-            self.unknowable()
-        elif effect.change is Change.TOUCH:
-            self._touch(effect.name)
-        elif alone_and_idle:
+            self.known = False
+            self._spoilt = (True, self._spoilt[1])
+        elif alone_and_idle and effect.change is not Change.TOUCH:
             self._spoilt = (False, False)
-            return True
+            return effect
         elif effect.change in (Change.SET, Change.RESET, Change.RESET_ALL):
             self.settings_known = False
             self._spoilt = (self._spoilt[0], True)
-            if effect.change is Change.SET:
-                self._touch(effect.name)
-        return False
+        return self._touches(effect)
 
     def unknowable(self) -> None:
-        """Something is on its way whose consequences can't be known."""
-        self.known = False
-        self._spoilt = (True, self._spoilt[1])
+        """Something is on its way that can't be looked into."""
+        self.sent(HIDDEN, alone_and_idle=False)
+
+    def _touches(self, effect: Effect) -> Effect | None:
+        """What ``effect`` sets may be there from now on, if only with an empty value; until it is over, who knows."""
+        names = effect.own
+        if ANY in names:
+            # It would never be known; so these sessions are unlike those that said no such thing, and alike.
+            self._touch(ANY)
+        new = [name for name in names if name not in self._set]
+        if not new:
+            return None
+        self._perhaps.update(new if len(self._perhaps) < MAX_PERHAPS else (TOO_MANY,))
+        self._identity = None
+        return Effect(Change.TOUCH, b" ".join(new), perhaps=effect.perhaps)
 
     def _touch(self, name: bytes) -> None:
         """A setting of the user's own that was there once stays, if only with an empty value."""
@@ -121,9 +140,12 @@ class History:
             self._identity = None
 
     def took(self, effect: Effect) -> None:
-        """A statement with ``effect`` that was alone in its unit succeeded."""
+        """An effect that `sent` has given came about: its unit succeeded."""
         self._identity = None
-        if effect.change is Change.SET and effect.name not in UNCOUNTED:
+        if effect.change is Change.TOUCH:
+            for name in () if effect.perhaps else effect.own:
+                self._touch(name)
+        elif effect.change is Change.SET and effect.name not in UNCOUNTED:
             self._set[effect.name] = effect.value
         elif effect.change is Change.RESET:
             self._set.pop(effect.name, None)
@@ -134,6 +156,8 @@ class History:
         elif effect.change is Change.DISCARD_ALL:
             self._reset_all()
             self.known, self.settings_known = not self._spoilt[0], not self._spoilt[1]
+        if self._perhaps:
+            self._perhaps -= self._set.keys()
 
     def _reset_all(self) -> None:
         self._set = {name: EMPTY for name in self._set if b"." in name}

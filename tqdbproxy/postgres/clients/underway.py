@@ -32,7 +32,7 @@ from tqdbproxy.postgres.messages import (
     TERMINATE,
 )
 from tqdbproxy.postgres.relations import unite
-from tqdbproxy.postgres.sql import SOME, Change, Text, Texts
+from tqdbproxy.postgres.sql import SOME, Change, Effect, Text, Texts
 
 OPENING = frozenset({PARSE, BIND, DESCRIBE, EXECUTE, CLOSE})
 """After one of these a Sync is still to come."""
@@ -128,7 +128,7 @@ class UnderWay:
         self._previous = SYNC
         """Type of the last message that was passed on."""
         self._last_query = 0
-        self._effects: list[tuple[int, Text]] = []
+        self._effects: list[tuple[int, Effect]] = []
         self._timed: list[tuple[int, CallerCounts, float]] = []
         self._changes: dict[tuple[str, ...], int] = {}
         """What answers depend on that has been changed, and is to be purged when it is committed; by whom last."""
@@ -166,10 +166,11 @@ class UnderWay:
         if self.changing.plans:
             self.changing.unit_done(number, failed)
         while self._effects and self._effects[0][0] <= number:
-            text = self._effects.pop(0)[1]
+            effect = self._effects.pop(0)[1]
             if not failed:
-                self.history.took(text.effect)
-                self._retire()
+                self.history.took(effect)
+                if effect.change is not Change.TOUCH:
+                    self._retire()
         if self._changes:
             self._settle(number)
         while self._timed and self._timed[0][0] <= number:
@@ -240,8 +241,9 @@ class UnderWay:
             for name, tags in text.prepares:  # each of which has an effect: see `effects`
                 self.changing.parsed(number, name, tags)
             idle = alone and number == self.done + 1 and self.status == IDLE and self.tracked
-            if self.history.sent(text.effect, alone_and_idle=idle):
-                self._effects.append((number, text))
+            effect = self.history.sent(text.effect, alone_and_idle=idle)
+            if effect is not None:
+                self._effects.append((number, effect))
 
     def _deallocated(self, name: bytes, number: int, *, alone: bool) -> None:
         """Who is gone, and who may be: what doesn't exist any more changes nothing, but who knows that?

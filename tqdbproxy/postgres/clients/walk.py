@@ -31,14 +31,14 @@ from tqdbproxy.postgres.messages import (
     Bind,
     Parse,
 )
-from tqdbproxy.postgres.sql import PLAIN, Change, Effect, Text
+from tqdbproxy.postgres.sql import HIDDEN, PLAIN, Text
 
 INSPECTED = 1 << 20
 """Longer messages are passed on as they stream, unread: they can't be batched, and what they change isn't known.
 
 Only their names are waited for, if these aren't as long.
 """
-UNREAD = PreparedStatement(Text(effect=Effect(Change.UNKNOWN), purges=(EVERYTHING,)))
+UNREAD = PreparedStatement(Text(effect=HIDDEN, purges=(EVERYTHING,)))
 """What a Parse prepares that is too long to be read."""
 _NAMES = {PARSE: 1, BIND: 2}
 """How many names stand at the beginning of a message; the last of them is a statement's."""
