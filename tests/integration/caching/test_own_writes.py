@@ -195,8 +195,7 @@ def _copy_extended(wire: Wire, _schema: str) -> None:
 
 
 def _function_call(wire: Wire, _schema: str) -> None:
-    told(wire, "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'UPDATE t SET v = v + 1 RETURNING 1'")
-    oid = int(cell(told(wire, "SELECT 'f'::regproc::oid")))
+    oid = int(cell(told(wire, "SELECT 'raise_all'::regproc::oid")))
     assert kinds(wire.ask(function_call(oid))) == "VZ"
 
 
@@ -252,6 +251,7 @@ def shop(place: Place) -> Place:
         "CREATE TABLE other (k int PRIMARY KEY, v int)",
         "INSERT INTO t VALUES (1, 10), (2, 20)",
         "INSERT INTO other VALUES (1, 1000)",
+        "CREATE FUNCTION raise_all() RETURNS int LANGUAGE sql AS 'UPDATE t SET v = v + 1; SELECT 1'",
     )
     return place
 
