@@ -13,8 +13,8 @@ from tqdbproxy.postgres.sql import Texts
 class Sessions:
     """Histories that share their identities, as all sessions of a proxy do."""
 
-    def __init__(self, limit: int = 100) -> None:
-        self.identities = Identities(limit)
+    def __init__(self) -> None:
+        self.identities = Identities()
         self._texts = Texts()
 
     def new(self, group: str = "main", /, **options: str) -> History:
@@ -199,11 +199,16 @@ def test_the_last_of_equal_options_counts(
     assert (identities[0] is identities[1]) == same
 
 
-def test_the_table_of_identities_has_an_end() -> None:
-    sessions = Sessions(limit=2)
-    first = sessions.new()
-    before = first.identity
+def test_an_identity_lasts_as_long_as_somebody_has_it(sessions: Sessions) -> None:
+    history = sessions.new()
+    kept = history.identity
     for number in range(5):
-        assert sessions.new(a=str(number)).identity is not before
-    assert first.identity is before
-    assert sessions.new().identity is not before
+        sessions.says(history, f"SET a.b = {number}")
+        assert history.identity not in (None, kept)
+    assert len(sessions.identities._known) == 2
+    sessions.says(history, "SET a.b = 0")
+    other = sessions.says(sessions.new(), "SET a.b = 0")
+    assert other.identity is history.identity
+    assert sessions.new().identity is kept
+    del kept
+    assert len(sessions.identities._known) == 1

@@ -6,6 +6,7 @@ import pytest
 
 from tests import builders as m
 from tests.talks import BROKEN, DESCRIBED, IDLE, OPEN, SIMPLE, VIEW, WRITE, Talk, bound
+from tqdbproxy.core.caching import Entry
 from tqdbproxy.core.routing import Rules
 from tqdbproxy.core.statement import Kind
 from tqdbproxy.core.writebatch.types import NO_COMPANY
@@ -580,3 +581,22 @@ def test_a_function_call(talk: Talk, function: int, known: bool, size: int) -> N
         step = talk.read(call[:cut])
         assert step is not None
         assert step.rest == call[:cut]
+
+
+# Memory
+
+
+def test_an_answer_is_counted_with_what_its_session_has_set(talk: Talk) -> None:
+    def kept() -> int:
+        step = talk.read(m.query("/* ttl:60 */ select 1"))
+        assert step is not None
+        assert step.sink is not None
+        entry = step.sink.answered(Answer(b"", b"", m.complete("SELECT 1")), 100)
+        talk.done()
+        assert isinstance(entry, Entry)
+        return entry.size
+
+    before = kept()
+    talk.forwards(m.query(f"set a.b = '{'x' * 5000}'"))
+    talk.done()
+    assert kept() == before + len("a.b''") + 5000

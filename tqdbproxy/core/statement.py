@@ -54,7 +54,7 @@ class Strategy(Enum):
     TRANSACTION = "transaction"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Identity:
     """What two sessions must share before one may run the other's write.
 
@@ -70,6 +70,11 @@ class Identity:
     settings: tuple[tuple[bytes, bytes], ...] = ()
     reported: tuple[tuple[bytes, bytes], ...] = ()
     place: Hashable = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes of what its sessions have said of themselves; whoever keeps many identities counts them."""
+        return sum(len(name) + len(value) for name, value in self.options + self.settings)
 
 
 class BatchKey(NamedTuple):

@@ -8,6 +8,7 @@ any other until DISCARD ALL. The law of this module: in doubt, unlike.
 from __future__ import annotations
 
 from collections.abc import Hashable
+from weakref import WeakValueDictionary
 
 from tqdbproxy.core.statement import Identity
 from tqdbproxy.postgres.messages import StartupMessage
@@ -25,19 +26,19 @@ TOO_MANY = b"."
 
 
 class Identities:
-    """One `Identity` object for equal values, so that batch keys compare and hash quickly."""
+    """One `Identity` object for equal values, so that batch keys compare and hash quickly.
 
-    def __init__(self, limit: int = 100_000) -> None:
-        self._limit = limit
-        self._known: dict[tuple[object, ...], Identity] = {}
+    It lasts as long as somebody has it: a session, a statement that one has prepared, a group of writes, an answer that
+    is kept. So two that live are never equal, and settings that nobody has any more take no memory.
+    """
+
+    def __init__(self) -> None:
+        self._known: WeakValueDictionary[tuple[object, ...], Identity] = WeakValueDictionary()
 
     def of(self, *values: object) -> Identity:
         """The identity with these fields, in the order of `Identity`."""
         identity = self._known.get(values)
         if identity is None:
-            if len(self._known) >= self._limit:
-                # Sessions keep theirs; new ones only don't meet those from before.
-                self._known.clear()
             identity = self._known[values] = Identity(*values)  # type: ignore[arg-type]
         return identity
 

@@ -86,7 +86,8 @@ class Reads:
         if not self.active:
             self.active = True
             self._begun()
-        size = len(unit.sql) + len(unit.tail) + len(unit.columns or b"")
+        # Its identity, too: answers to sessions that are gone may be all that keeps it.
+        size = len(unit.sql) + len(unit.tail) + len(unit.columns or b"") + identity.size
         return self.cache.lead(_key(unit, identity), scope, unit.text.tags, size)
 
     def reply(self, unit: Unit, entry: Entry) -> bytes:
