@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import builders as m
-from tests.talks import BROKEN, IDLE, OPEN, SIMPLE, VIEW, WRITE, Talk
+from tests.talks import BROKEN, IDLE, OPEN, SIMPLE, VIEW, WRITE, Talk, bound
 from tqdbproxy.core.routing import Rules
 from tqdbproxy.core.statement import Kind
 from tqdbproxy.postgres.clients.session import KEPT_BYTES
@@ -191,6 +191,7 @@ def test_different_texts_and_settings_do_not_belong_together(talk: Talk) -> None
         (b"", None, m.query("select 1") + m.query(SIMPLE), "pipeline"),
         (b"", None, m.unit(WRITE, b"1") + m.SYNC, "pipeline"),
         (b"", None, m.parse(WRITE) + m.bind(b"1") + m.execute() + m.bind(b"2") + m.execute() + m.SYNC, "pipeline"),
+        (b"", None, m.parse(WRITE) + m.bind(b"1", portal="p") + m.execute("p") + m.SYNC, "pipeline"),
         (m.query("create temp table x (a int)"), IDLE, m.query(SIMPLE), "session_state"),
         (b"", None, m.query(SIMPLE + "; select 1"), "multi_statement"),
         (b"", None, m.query("/* batch:1 */ select 1"), "not_a_write"),
@@ -329,15 +330,19 @@ def test_what_is_kept_of_sizes_is_small_whatever_the_text_and_the_names(talk: Ta
     fronts = talk.session._again._outline.fronts
     assert 0 < len(fronts) <= KEPT_FRONTS
     assert max(map(len, fronts.values())) < 100
-    talk.batches(m.parse(long) + m.bind(b"1", portal="p" * 10000) + m.execute(portal="p" * 10000) + m.SYNC)
+    talk.forwards(m.parse(WRITE, "s" * 10000), m.SYNC)
+    talk.done()
+    talk.batches(bound("s" * 10000))
     assert talk.session._again._outline.fronts == {}
 
 
-@pytest.mark.parametrize(("portal", "shared"), [("p", True), ("p" * LARGEST_OUTLINE, False)])
-def test_sessions_whose_clients_say_the_same_share_an_outline(portal: str, shared: bool) -> None:
-    write = m.parse(WRITE) + m.bind(b"1", portal=portal) + m.execute(portal=portal) + m.SYNC
+@pytest.mark.parametrize(("name", "shared"), [("s", True), ("s" * LARGEST_OUTLINE, False)])
+def test_sessions_whose_clients_say_the_same_share_an_outline(name: str, shared: bool) -> None:
+    write = bound(name)
     one, other = Talk(), Talk()
     for each in (one, other):
+        each.forwards(m.parse(WRITE, name), m.SYNC)
+        each.done()
         each.batches(write)
     assert (one.session._again._outline is other.session._again._outline) is shared
     assert one.batches(write.replace(b"\0\0\0\x011", b"\0\0\0\x017")).unit is not other.batches(write).unit

@@ -64,7 +64,7 @@ def test_a_unit_cut_at_every_byte_needs_more() -> None:
 
 SHAPES = [
     [m.parse(SQL), m.bind(b"1"), m.execute()],
-    [m.parse(SQL), m.bind(b"1", portal="p"), m.describe_portal("p"), m.execute("p"), m.close_portal("p")],
+    [m.parse(SQL), m.bind(b"1"), m.describe_portal(), m.execute(), m.close_portal()],
     [m.parse(SQL), m.bind(b"1"), m.describe_statement(), m.execute()],
     [m.parse(SQL), m.bind(None), m.execute(limit=1), m.close_portal()],
 ]
@@ -95,6 +95,7 @@ BIND, EXECUTE = m.bind(b"1"), m.execute()
         [m.parse(SQL), BIND, BIND, EXECUTE],
         [m.parse(SQL), BIND, EXECUTE, EXECUTE],
         [m.parse(SQL), BIND, m.execute("other")],
+        [m.parse(SQL), m.bind(b"1", portal="p"), m.describe_portal("p"), m.execute("p"), m.close_portal("p")],
         [m.parse(SQL), BIND, m.describe_portal("other"), EXECUTE],
         [m.parse(SQL), BIND, m.describe_statement("other"), EXECUTE],
         [m.parse(SQL), BIND, m.message(b"D", b"X\0"), EXECUTE],

@@ -123,6 +123,11 @@ CASES: dict[str, tuple[str, list[Unit]]] = {
         FORWARDED,
         [prepare(cached("SELECT 1 AS a")), named(), [bind(name="s"), describe("none", "P"), execute(), SYNC]],
     ),
+    "named portal": (FORWARDED, [[parse(cached(ALL)), bind(portal="p"), describe("p"), execute("p"), SYNC]]),
+    "named portal, taken": (
+        FORWARDED,
+        [simple("DECLARE p CURSOR WITH HOLD FOR SELECT 1"), [parse(cached(ALL)), bind(portal="p"), execute("p"), SYNC]],
+    ),
     "named, of another portal": (
         FORWARDED,
         [

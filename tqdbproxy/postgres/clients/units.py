@@ -118,8 +118,8 @@ def _unit(raw: bytes, places: dict[int, tuple[int, int]], texts: Texts, prepared
     bind = Bind.parse(raw, *places[BIND])
     portal, limit_at = text_at(raw, places[EXECUTE][0] + HEADER_SIZE)
     limit = raw[limit_at : places[EXECUTE][1]]
-    if portal != bind.portal or len(limit) != len(NO_LIMIT):
-        return None
+    if portal or bind.portal or len(limit) != len(NO_LIMIT):
+        return None  # a name may be taken: by a cursor WITH HOLD
     describe = _describes(raw, places.get(DESCRIBE), bind)
     if describe is None or (CLOSE in places and raw[slice(*places[CLOSE])][5:] != b"P%b\0" % bind.portal):
         return None
