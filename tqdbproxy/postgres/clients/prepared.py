@@ -90,7 +90,7 @@ class Prepared:
             return False
         return name in self._doubts or None in self._doubts
 
-    def parsed(self, unit: int, name: bytes, statement: PreparedStatement | None, *, first: bool = False) -> None:
+    def parsed(self, unit: int, name: bytes, statement: PreparedStatement | None, first: bool = False) -> None:
         """A Parse is on its way in the unit with this number; ``statement`` is None if it is of no interest.
 
         :param first: nothing in its unit stands before it: then the unnamed statement goes even if it fails.
@@ -130,6 +130,8 @@ class Prepared:
 
     def unit_done(self, unit: int, failed: bool) -> None:
         """The unit with this number is over: what it prepared is there, or can't be relied upon."""
+        if not (self._pending or self._plans or self._unsent_gone):
+            return
         while self._pending and self._pending[0][0] <= unit:
             _unit, name, statement = self._pending.pop(0)
             if not failed:

@@ -130,7 +130,7 @@ class Walk(UnderWay):
             self._calls(data[at + HEADER_SIZE : end], previous)
         try:
             if kind == PARSE:
-                self._look_at_parse(Parse.parse(data, at, end), first=previous not in OPENING)
+                self._look_at_parse(Parse.parse(data, at, end), previous)
             elif kind == BIND:
                 self._look_at_bind(Bind.parse(data, at, end))
             elif kind == CLOSE and data[at + HEADER_SIZE : end][:1] == b"S":
@@ -160,7 +160,7 @@ class Walk(UnderWay):
         if text.interesting or text.purges:
             self._note(text, self.sent, alone=True)
 
-    def _look_at_parse(self, parse: Parse, *, first: bool) -> None:
+    def _look_at_parse(self, parse: Parse, previous: int) -> None:
         text = self._texts.look_parsed(parse.text)
         self.view.forget(parse.name)
         statement = None
@@ -168,7 +168,7 @@ class Walk(UnderWay):
             # Where a SET is on its way before it, it can't be told under which settings it is parsed.
             identity = None if self._effects else self.history.identity
             statement = PreparedStatement(text, parse.types, identity)
-        self.prepared.parsed(self.sent + 1, parse.name, statement, first=first)
+        self.prepared.parsed(self.sent + 1, parse.name, statement, previous not in OPENING)
         self.changing.parsed(self.sent + 1, parse.name, text.purges)
 
     def _look_at_close(self, name: bytes) -> None:
