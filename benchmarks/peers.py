@@ -18,8 +18,8 @@ from pathlib import Path
 
 import psycopg
 
-from tqdbproxy.bench import LOOPBACK, Address, BenchError, child, find_pgbench, free_port, proxy_for
-from tqdbproxy.embedded import EmbeddedServer, installed_bin_dir
+from tqdbproxy.bench import LOOPBACK, Address, BenchError, child, find_pgbench, proxy_for
+from tqdbproxy.embedded import EmbeddedServer, installed_bin_dir, reserved_ports
 
 #: More than any benchmark opens through all peers together; PgBouncer keeps its server connections for a while.
 SERVER_CONNECTIONS = 2600
@@ -117,8 +117,7 @@ def _pgbouncer(server: Address) -> Iterator[Peer]:
     program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if program is None:
         raise BenchError("not installed")
-    port = free_port()
-    with tempfile.TemporaryDirectory(prefix="tqdb-pgbouncer-") as name:
+    with reserved_ports(1) as (port,), tempfile.TemporaryDirectory(prefix="tqdb-pgbouncer-") as name:
         folder = Path(name)
         folder.chmod(0o755)  # PgBouncer reads its file as another user when we are root
         (folder / "pgbouncer.ini").write_text(_pgbouncer_config(server, port))
@@ -130,15 +129,13 @@ def _pgbouncer(server: Address) -> Iterator[Peer]:
 @contextmanager
 def bare_loop(server: Address, clients: int) -> Iterator[Peer]:
     """See `bare`; for so many clients."""
-    port = free_port()
-    command = [sys.executable, "-m", "benchmarks.bare", str(port), server.host, str(server.port), str(clients)]
     root = str(Path(__file__).parent.parent)
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    with (
-        tempfile.TemporaryDirectory(prefix="tqdb-bare-") as name,
-        child("bare", [*command, server.user, server.database], port, Path(name), PYTHONPATH=path) as process,
-    ):
-        yield Peer("bare", replace(server, host=LOOPBACK, port=port), process.pid)
+    with reserved_ports(1) as (port,), tempfile.TemporaryDirectory(prefix="tqdb-bare-") as name:
+        command = [sys.executable, "-m", "benchmarks.bare", str(port), server.host, str(server.port), str(clients)]
+        command += [server.user, server.database]
+        with child("bare", command, port, Path(name), PYTHONPATH=path) as process:
+            yield Peer("bare", replace(server, host=LOOPBACK, port=port), process.pid)
 
 
 def _pgbouncer_config(server: Address, port: int) -> str:

@@ -12,8 +12,8 @@ import hypothesis
 import psycopg
 import pytest
 
-from tests.proxies import RunningProxy, start_proxy
-from tqdbproxy.embedded import EmbeddedServer
+from tests.proxies import Ports, RunningProxy, start_proxy
+from tqdbproxy.embedded import EmbeddedServer, reserved_ports
 
 # Deadlines measure the machine, not the code; pytest-timeout finds what hangs.
 hypothesis.settings.register_profile("tqdbproxy", deadline=None)
@@ -48,6 +48,13 @@ def proxy(postgres: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) ->
     running = start_proxy(tmp_path_factory.mktemp("proxy"), f"{postgres.host}:{postgres.port}")
     yield running
     assert running.stop() == -signal.SIGTERM, running.log  # twistd ends with the signal that it got
+
+
+@pytest.fixture
+def ports() -> Iterator[Ports]:
+    """Makes so many ports that nobody listens on, and nobody else gets while the test lasts."""
+    with ExitStack() as stack:
+        yield lambda count: stack.enter_context(reserved_ports(count))
 
 
 @pytest.fixture

@@ -9,12 +9,16 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tqdbproxy.embedded import reserved_ports
+
 HOST = "127.0.0.1"
+Ports = Callable[[int], list[int]]
+"""See the fixture `ports`."""
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
 GSSENC_REQUEST = struct.pack("!II", 8, 80877104)
@@ -121,20 +125,3 @@ def is_at_work(port: int) -> bool:
 def _heed_ctrl_c() -> None:
     """A child of a background job of a shell ignores SIGINT, unless somebody says otherwise."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody uses now, each another."""
-    with reserved_ports(count) as ports:
-        return ports
-
-
-@contextmanager
-def reserved_ports(count: int) -> Iterator[list[int]]:
-    """Ports that nobody else gets meanwhile: they are bound, so that one who means them (SO_REUSEADDR) can listen."""
-    with ExitStack() as stack:
-        holders = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for holder in holders:
-            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            holder.bind((HOST, 0))
-        yield [holder.getsockname()[1] for holder in holders]

@@ -21,7 +21,7 @@ from benchmarks.report import as_json, as_table
 from benchmarks.violations import EVERY, one_write, preparation
 from tqdbproxy import bench, config
 from tqdbproxy.bench import Address, BenchError, Load, Result
-from tqdbproxy.embedded import EmbeddedServer
+from tqdbproxy.embedded import EmbeddedServer, reserved_ports
 
 # Recorded, as are the next two.
 REPORT_18 = """\
@@ -194,14 +194,16 @@ def test_child_that_ends_tells_why(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import sys; sys.exit('no such thing')"]
     with (
         pytest.raises(BenchError, match="it did not start: no such thing"),
-        bench.child("it", command, bench.free_port(), tmp_path),
+        reserved_ports(1) as (port,),
+        bench.child("it", command, port, tmp_path),
     ):
         pytest.fail("it can't be ready")
 
 
 def test_unreachable_server_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    primary = f"127.0.0.1:{bench.free_port()}"
-    assert bench.run(arguments("--primary", primary, "--seconds", "1", "--rounds", "1")) == 1
+    with reserved_ports(1) as (port,):
+        options = ("--primary", f"127.0.0.1:{port}", "--seconds", "1", "--rounds", "1")
+        assert bench.run(arguments(*options)) == 1
     said = capsys.readouterr().err
     assert said.startswith("tqdbproxy bench: pgbench: error:")
     assert said.count("\n") == 1

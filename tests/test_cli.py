@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.proxies import HOST, TWISTD, free_ports, start_proxy
+from tests.proxies import HOST, TWISTD, Ports, start_proxy
 from tqdbproxy import cli
 
 COMMAND = str(Path(sys.executable).with_name("tqdbproxy"))
@@ -22,7 +22,7 @@ MINIMAL = str(Path(__file__).parent.parent / "etc" / "tqdbproxy-minimal.ini")
 
 
 def run(*command: str, cwd: Path | None = None) -> tuple[int, str, str]:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=cwd)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100, cwd=cwd)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -76,15 +76,15 @@ def test_twistd_refuses_a_wrong_configuration_in_one_line(tmp_path: Path, mode: 
     assert [path.name for path in tmp_path.iterdir()] == ["x.ini"]
 
 
-def test_twistd_in_the_foreground(tmp_path: Path) -> None:
-    (port,) = free_ports(1)
+def test_twistd_in_the_foreground(tmp_path: Path, ports: Ports) -> None:
+    (port,) = ports(1)
     proxy = start_proxy(tmp_path, f"{HOST}:{port}")
     assert proxy.stop() == -signal.SIGTERM
     assert "Traceback" not in proxy.log
 
 
-def test_twistd_as_a_daemon(tmp_path: Path) -> None:
-    port, nobody = free_ports(2)
+def test_twistd_as_a_daemon(tmp_path: Path, ports: Ports) -> None:
+    port, nobody = ports(2)
     (tmp_path / "x.ini").write_text(
         f"[postgres]\nlisten = {HOST}:{port}\n[postgres.main]\nprimary = {HOST}:{nobody}\n[metrics]\nlisten =\n"
     )
@@ -96,12 +96,12 @@ def test_twistd_as_a_daemon(tmp_path: Path) -> None:
         wait_for(tmp_path / "twistd.log", "configuration reloaded")
     finally:
         daemon.terminate()
-        daemon.wait(20)
+        daemon.wait(60)
     assert not (tmp_path / "twistd.pid").exists()
 
 
 def wait_for(log: Path, text: str) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         if log.exists() and text in log.read_text():
             return
@@ -112,8 +112,8 @@ def wait_for(log: Path, text: str) -> None:
 # -- the demo
 
 
-def test_demo_once() -> None:
-    (port,) = free_ports(1)
+def test_demo_once(ports: Ports) -> None:
+    (port,) = ports(1)
     status, said, complained = run(COMMAND, "demo", "--once", "--port", str(port), "--seconds", "1", "--clients", "10")
     assert (status, complained) == (0, "")
     for way in ("directly", "through the proxy", r"with /\* batch:10 \*/"):
@@ -135,8 +135,10 @@ def test_demo_on_a_taken_port() -> None:
 @pytest.mark.parametrize(
     ("number", "after"), [(signal.SIGINT, "as they get answers"), (signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "Ctrl-C")]
 )
-def test_nothing_stays_behind_when_the_demo_is_interrupted(tmp_path: Path, number: signal.Signals, after: str) -> None:
-    (port,) = free_ports(1)
+def test_nothing_stays_behind_when_the_demo_is_interrupted(
+    tmp_path: Path, ports: Ports, number: signal.Signals, after: str
+) -> None:
+    (port,) = ports(1)
     command = [COMMAND, "demo", "--port", str(port), "--seconds", "1", "--clients", "5"]
     output = tmp_path / "output"
     with output.open("wb") as file:
@@ -146,10 +148,10 @@ def test_nothing_stays_behind_when_the_demo_is_interrupted(tmp_path: Path, numbe
         family = demo.children(recursive=True)
         assert len(family) > 3
         os.killpg(demo.pid, number)
-        demo.wait(30)
+        demo.wait(60)
     finally:
         if demo.poll() is None:
             demo.kill()
             demo.wait()
-    _, alive = psutil.wait_procs(family, timeout=20)
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert alive == []

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import psutil
@@ -83,10 +83,15 @@ def test_a_setting_that_postgresql_refuses_is_shown() -> None:
 
 
 def test_a_port_that_was_taken_meanwhile_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    free: Callable[[], int] = embedded._free_port
+    reserved = embedded.reserved_ports
     with EmbeddedServer() as first:
-        ports = iter([first.port])
-        monkeypatch.setattr(embedded, "_free_port", lambda: next(ports, None) or free())
+        taken = iter([first.port])
+
+        def meanwhile_taken(count: int) -> AbstractContextManager[list[int]]:
+            port = next(taken, None)
+            return reserved(count) if port is None else nullcontext([port])
+
+        monkeypatch.setattr(embedded, "reserved_ports", meanwhile_taken)
         with EmbeddedServer() as second:
             assert second.port != first.port
 

@@ -28,12 +28,12 @@ from rich.console import Console
 from rich.table import Table
 
 import tqdbproxy
-from tqdbproxy.embedded import EmbeddedError, installed_bin_dir
+from tqdbproxy.embedded import EmbeddedError, installed_bin_dir, reserved_ports
 from tqdbproxy.errors import ProxyError
 
 LOOPBACK = "127.0.0.1"
 TABLE = "tqdbproxy_bench"
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
 # The plugin is found beside the package, installed or in a checkout; twistd's own script may not be on the PATH.
 TWISTD = "from twisted.scripts.twistd import run; run()"
@@ -261,14 +261,6 @@ def parse_pgbench(text: str) -> Result:
 # -- children
 
 
-def free_port() -> int:
-    """A TCP port of the loopback address that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @contextmanager
 def child(name: str, command: Sequence[str], port: int, folder: Path, **more: str) -> Iterator[subprocess.Popen[bytes]]:
     """A program that listens on ``port``: ready on entry, ended on exit. ``more`` is for its environment."""
@@ -326,8 +318,7 @@ def proxy_config(port: int, metrics_port: int, server: Address, sslrootcert: str
 @contextmanager
 def proxy_for(server: Address, sslrootcert: str = "", *, with_socket: bool = False) -> Iterator[Proxy]:
     """A proxy before this server, started as operators start it; ``with_socket``: it has a Unix socket, too."""
-    port, metrics_port = free_port(), free_port()
-    with tempfile.TemporaryDirectory(prefix="tqdb-bench-") as name:
+    with reserved_ports(2) as (port, metrics_port), tempfile.TemporaryDirectory(prefix="tqdb-bench-") as name:
         folder = Path(name)
         config = proxy_config(port, metrics_port, server, sslrootcert, name if with_socket else "")
         (folder / "proxy.ini").write_text(config)

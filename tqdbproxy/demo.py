@@ -29,7 +29,7 @@ from rich.table import Table
 from tqdbproxy.embedded import HOST, EmbeddedServer
 from tqdbproxy.errors import ProxyError
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
 TABLE = "CREATE TABLE IF NOT EXISTS visits (id bigserial PRIMARY KEY, page int, at timestamptz DEFAULT now())"
 INSERT = "INSERT INTO visits (page) VALUES (:page)"

@@ -20,9 +20,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -297,26 +298,31 @@ class EmbeddedServer:
 
     def _run(self) -> None:
         for _ in range(3):
-            self.port = self.port or _free_port()
-            with self.log_path.open("ab") as log:
-                before = log.tell()
-                self._process = subprocess.Popen(
-                    [self.tool("postgres"), "-D", str(self.data_dir), "-p", str(self.port)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    cwd="/",
-                    start_new_session=True,  # so that Ctrl-C doesn't reach it
-                    **self._child_options,
-                )
-            if self._wait_until_ready():
-                return
+            with reserved_ports(0 if self.port else 1) as free:
+                self.port = self.port or free[0]
+                before = self.log_path.stat().st_size if self.log_path.exists() else 0
+                if self._execute_and_wait():
+                    return
             said = self.log_path.read_bytes()[before:].decode(errors="replace")
             self._process = None
             if not (self._port_is_ours and "Address already in use" in said):
                 break
             self.port = 0  # somebody took the port between our looking and the server's asking: another one
         raise EmbeddedError(f"the embedded PostgreSQL did not start: {said[-2000:].strip()}")
+
+    def _execute_and_wait(self) -> bool:
+        """Whether it took connections, and didn't end before."""
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [self.tool("postgres"), "-D", str(self.data_dir), "-p", str(self.port)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                start_new_session=True,  # so that Ctrl-C doesn't reach it
+                **self._child_options,
+            )
+        return self._wait_until_ready()
 
     def _wait_until_ready(self) -> bool:
         """True when the server takes connections, False when it ended."""
@@ -348,11 +354,22 @@ def _unprivileged() -> dict[str, Any]:
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
 
-def _free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+@contextlib.contextmanager
+def reserved_ports(count: int) -> Iterator[list[int]]:
+    """TCP ports of the loopback address that nobody listens on, for those who are told of them.
+
+    While the context lasts nobody else gets one of them: they are bound, with SO_REUSEADDR, which servers set, too. (On
+    Linux. Elsewhere that would keep the server out as well, and they are only free at the beginning.)
+    """
+    with contextlib.ExitStack() as stack:
+        holders = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for holder in holders:
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            holder.bind((HOST, 0))
+        ports = [holder.getsockname()[1] for holder in holders]
+        if sys.platform != "linux":
+            stack.close()
+        yield ports
 
 
 def _family(pid: int) -> list[psutil.Process]:

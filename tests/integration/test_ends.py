@@ -28,7 +28,7 @@ from tests.integration.wire import (
     startup,
     values,
 )
-from tests.proxies import HOST, RunningProxy, free_ports
+from tests.proxies import HOST, Ports, RunningProxy
 from tqdbproxy.embedded import EmbeddedServer
 
 INSERT = "INSERT INTO t VALUES (1)"
@@ -60,8 +60,8 @@ def linger_off(wire: Wire) -> None:
 # Servers
 
 
-def test_a_server_that_is_not_there(start: Callable[..., RunningProxy]) -> None:
-    (port,) = free_ports(1)
+def test_a_server_that_is_not_there(start: Callable[..., RunningProxy], ports: Ports) -> None:
+    (port,) = ports(1)
     proxy = start(f"{HOST}:{port}")
     with Wire(proxy.port) as wire:
         wire.send(startup("postgres"))

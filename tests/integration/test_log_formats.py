@@ -15,7 +15,8 @@ import pytest
 from tests.builders import startup
 from tests.integration.waiting import wait_for
 from tests.integration.wire import Wire
-from tests.proxies import HOST, STOP_TIMEOUT_S, TWISTD, RunningProxy, free_ports, is_at_work
+from tests.proxies import HOST, STOP_TIMEOUT_S, TWISTD, RunningProxy, is_at_work
+from tqdbproxy.embedded import reserved_ports
 
 JSON = "[log]\nformat = json\n"
 NOBODY = "127.0.0.1:1"
@@ -46,7 +47,8 @@ class Twistd:
     """A twistd with the options of the test's choice."""
 
     def __init__(self, folder: Path, text: str, *options: str) -> None:
-        self.port, metrics = free_ports(2)
+        self._reservation = reserved_ports(2)
+        self.port, metrics = self._reservation.__enter__()
         (folder / "x.ini").write_text(
             f"[postgres]\nlisten = {HOST}:{self.port}\n[postgres.main]\nprimary = {NOBODY}\n"
             f"[metrics]\nlisten = {HOST}:{metrics}\n{text}"
@@ -72,6 +74,7 @@ class Twistd:
         self.process.kill()
         with self.process:
             pass
+        self._reservation.__exit__(None, None, None)
 
 
 def test_json_on_stdout(start: Callable[..., RunningProxy]) -> None:

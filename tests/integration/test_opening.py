@@ -24,7 +24,7 @@ from tests.integration.wire import (
     startup,
     values,
 )
-from tests.proxies import RunningProxy, free_ports
+from tests.proxies import Ports, RunningProxy
 from tqdbproxy.embedded import EmbeddedServer
 
 STARTUP_LIMIT = 10_000
@@ -165,9 +165,12 @@ def test_a_unix_socket_on_both_sides(
 
 
 def test_a_twisted_endpoint_description(
-    postgres: EmbeddedServer, start: Callable[..., RunningProxy], database: str
+    postgres: EmbeddedServer,
+    start: Callable[..., RunningProxy],
+    ports: Ports,
+    database: str,
 ) -> None:
-    (port,) = free_ports(1)
+    (port,) = ports(1)
     proxy = start(f"{postgres.host}:{postgres.port}", ALSO_LISTEN=f"tcp:{port}:interface=127.0.0.1")
     with psycopg.connect(proxy.dsn(database, port=port, sslmode="prefer"), autocommit=True) as connection:
         connection.execute("CREATE TABLE t (a int)")

@@ -16,7 +16,7 @@ from tests.integration.test_observability import status
 from tests.integration.test_signals import reload
 from tests.integration.waiting import wait_for
 from tests.integration.wire import PROTOCOL_3_0, Wire, cancel_request, kinds, query, request
-from tests.proxies import HOST, RunningProxy, free_ports
+from tests.proxies import HOST, Ports, RunningProxy
 from tqdbproxy.embedded import EmbeddedServer
 
 Start = Callable[..., RunningProxy]
@@ -234,8 +234,10 @@ def test_a_server_out_of_reach_is_known_before_anybody_waits_for_it(postgres: Em
                 assert time.monotonic() - began < 0.5
 
 
-def test_the_next_server_is_tried_at_once(postgres: EmbeddedServer, other: EmbeddedServer, start: Start) -> None:
-    (nobody,) = free_ports(1)
+def test_the_next_server_is_tried_at_once(
+    postgres: EmbeddedServer, other: EmbeddedServer, start: Start, ports: Ports
+) -> None:
+    (nobody,) = ports(1)
     with black_hole() as port:
         group = f"primary = {HOST}:{nobody}, {HOST}:{port}, {HOST}:{other.port}"
         more = f"{group}\ndatabases = orders\nconnect_timeout_s = 3\nprobe_interval_s = 0\n"

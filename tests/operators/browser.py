@@ -17,7 +17,8 @@ from urllib.request import Request, urlopen
 import pytest
 
 from tests.integration.waiting import wait_for
-from tests.proxies import HOST, free_ports
+from tests.proxies import HOST
+from tqdbproxy.embedded import reserved_ports
 
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"),
@@ -92,14 +93,15 @@ class Browser:
 @contextmanager
 def chromium(folder: Path) -> Iterator[Browser]:
     """A browser that keeps everything in ``folder``."""
-    (port,) = free_ports(1)
-    driver = f"http://{HOST}:{port}"
     args = [*FLAGS, f"--user-data-dir={folder / 'profile'}"]
     options = {"goog:chromeOptions": {"args": args}, "goog:loggingPrefs": {"browser": "ALL"}}
     environ = {**os.environ, "HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
-    with subprocess.Popen(
-        ["chromedriver", f"--port={port}"], env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
+    nothing = subprocess.DEVNULL
+    with (
+        reserved_ports(1) as (port,),
+        subprocess.Popen(["chromedriver", f"--port={port}"], env=environ, stdout=nothing, stderr=nothing) as process,
+    ):
+        driver = f"http://{HOST}:{port}"
         try:
             wait_for(lambda: _answers(f"{driver}/status"))
             browser = Browser(driver, options)

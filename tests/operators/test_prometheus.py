@@ -21,8 +21,8 @@ from tests.integration.waiting import wait_for
 from tests.operators.browser import need
 from tests.operators.load import load, prepare
 from tests.operators.test_etc import DASHBOARDS, ETC
-from tests.proxies import HOST, RunningProxy, free_ports
-from tqdbproxy.embedded import EmbeddedServer
+from tests.proxies import HOST, RunningProxy
+from tqdbproxy.embedded import EmbeddedServer, reserved_ports
 
 SETTINGS = """
 [write_batch]
@@ -77,16 +77,15 @@ def prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
     settings["scrape_configs"][0]["static_configs"][0]["targets"] = [target]
     settings["rule_files"] = [str(ETC / "prometheus" / name) for name in settings["rule_files"]]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(settings))
-    (port,) = free_ports(1)
     command = ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
-    with (folder / "prometheus.log").open("wb") as log:
+    with reserved_ports(1) as (port,), (folder / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(
             [*command, f"--web.listen-address={HOST}:{port}", "--log.level=warn"], stdout=log, stderr=log
         )
         with process:
             try:
                 running = Prometheus(port)
-                wait_for(running.ready, 20)
+                wait_for(running.ready)
                 yield running
             finally:
                 process.terminate()

@@ -10,10 +10,10 @@ import pytest
 
 from tests.integration.conftest import assert_no_exception
 from tests.integration.wire import Wire, kinds, query, startup, values
-from tests.proxies import HOST, RunningProxy, reserved_ports
+from tests.proxies import HOST, RunningProxy
 from tests.tls.conftest import StartTls
 from tests.tls.test_matrix import REQUIRED
-from tqdbproxy.embedded import EmbeddedServer
+from tqdbproxy.embedded import EmbeddedServer, reserved_ports
 
 SOMEBODY = b"PROXY TCP4 192.0.2.7 192.0.2.8 4000 5432\r\n"
 """What a load balancer says first of a client."""

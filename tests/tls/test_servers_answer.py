@@ -13,7 +13,7 @@ import psycopg
 from tests.integration.metrics import scrape
 from tests.integration.waiting import wait_for
 from tests.integration.wire import SSL_REQUEST, Wire, frame, startup
-from tests.proxies import HOST, RunningProxy, free_ports
+from tests.proxies import HOST, Ports, RunningProxy
 from tests.tls.certificates import Certificate
 from tests.tls.clients import ALPN, TlsWire, client_context, said_at_start
 from tests.tls.conftest import StartTls
@@ -92,8 +92,8 @@ def test_answers_that_are_none(start_tls: StartTls) -> None:
     assert proxy.log.count("#warn]") == len(REFUSALS)
 
 
-def test_a_server_that_is_not_there(start_tls: StartTls) -> None:
-    (port,) = free_ports(1)
+def test_a_server_that_is_not_there(start_tls: StartTls, ports: Ports) -> None:
+    (port,) = ports(1)
     proxy = start_tls(f"{HOST}:{port}", "off", "require")
     assert refusal(proxy.port) == ("08001", f"{NO_SERVER}: {HOST}:{port}: Connection refused")
     assert "Traceback" not in proxy.log
