@@ -30,7 +30,7 @@ class Page:
 
 def scrape(proxy: RunningProxy) -> Page:
     """The page of ``proxy``."""
-    with urlopen(f"http://{HOST}:{proxy.metrics_port}/metrics", timeout=5) as answer:
+    with urlopen(f"http://{HOST}:{proxy.metrics_port}/metrics", timeout=60) as answer:
         return Page(answer.read().decode())
 
 

@@ -133,7 +133,7 @@ def test_a_deferred_constraint_fails_at_the_commit(twenty: tuple[Ends, list[Wire
 SLOW = (
     "DROP ROLE IF EXISTS hurried",
     "CREATE ROLE hurried LOGIN",
-    "ALTER ROLE hurried SET statement_timeout = '400ms'",
+    "ALTER ROLE hurried SET statement_timeout = '1200ms'",
     "CREATE TABLE slow (a int)",
     "GRANT ALL ON slow TO hurried",
     "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS"
@@ -142,11 +142,11 @@ SLOW = (
 )
 
 
-@pytest.mark.parametrize(("waits", "too_slow"), [((1, 60_000, 2, 3, 4), [1]), ((150, 151, 152, 153, 154), [])])
+@pytest.mark.parametrize(("waits", "too_slow"), [((1, 60_000, 2, 3, 4), [1]), ((300, 301, 302, 303, 304), [])])
 def test_a_statement_timeout_is_for_each_statement(
     start_with: StartWith, wires: Wires, waits: tuple[int, ...], too_slow: list[int]
 ) -> None:
-    """The second case: five statements of 150 ms take longer together than each of them may."""
+    """The second case: five statements of 300 ms take longer together than each of them may."""
     proxy, ends = start_with(TOGETHER.format(5))
     ends.prepare(*SLOW)
     five = wires(5, proxy.port)

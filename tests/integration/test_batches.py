@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -47,11 +48,13 @@ def together(wires: list[Wire], said: list[bytes]) -> list[list[Frame]]:
 def test_fifty_connections(start_with: StartWith, simply: bool) -> None:
     proxy, ends = start_with("")
     ends.prepare("CREATE TABLE t (id serial PRIMARY KEY, who int, n int, said text)")
-    insert = "/* batch:5 */ INSERT INTO t (who, n, said) VALUES (%s, %s, %s) RETURNING id"
+    insert = "/* batch:100 */ INSERT INTO t (who, n, said) VALUES (%s, %s, %s) RETURNING id"
     kind = psycopg.ClientCursor if simply else psycopg.Cursor
+    all_there = threading.Barrier(CONNECTIONS, timeout=60)
 
     def write(who: int) -> list[int]:
         with psycopg.connect(ends.proxied, autocommit=True, cursor_factory=kind) as connection:
+            all_there.wait()
             answers = (connection.execute(insert, (who, n, f"it's {n}")).fetchall() for n in range(ROWS))
             return [number for ((number,),) in answers]
 

@@ -76,7 +76,7 @@ def test_a_waiting_write_is_taken_out(start_with: Callable[[str], tuple[RunningP
             with pytest.raises(psycopg.errors.QueryCanceled, match="canceling statement due to user request"):
                 connection.execute(f"/* batch:60000 */ INSERT INTO t {text}".encode(), parameters)
             waits.join()
-            assert time.monotonic() - begun < 10
+            assert time.monotonic() - begun < 50
             assert connection.execute("SELECT count(*) FROM t").fetchone() == (0,)
             assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
 

@@ -119,7 +119,7 @@ def test_a_server_that_ends_in_mid_query(doomed: EmbeddedServer, start: Callable
 @pytest.mark.parametrize("end", ["reset", "closed"])
 def test_a_client_that_vanishes_in_mid_query(ends: Ends, end: str) -> None:
     with Wire(ends.proxied_port).start(ends.database) as wire:
-        wire.send(query("SELECT pg_sleep(0.5)"))
+        wire.send(query("SELECT pg_sleep(2)"))
         wait_for(lambda: ends.ask(SLEEPS))
         if end == "reset":
             linger_off(wire)

@@ -16,7 +16,7 @@ from tests.proxies import RunningProxy
 from tests.standbys import promote, standby_of, wait_for_commits_of
 from tqdbproxy.embedded import EmbeddedServer
 
-CONNECT_TIMEOUT_S = 5
+CONNECT_TIMEOUT_S = 30
 GROUP = f"[postgres.main]\nconnect_timeout_s = {CONNECT_TIMEOUT_S}\nprobe_interval_s = 0.2\n"
 PROBE = "probe = user=postgres dbname=postgres\n"
 HBA = "host all salted 127.0.0.1/32 scram-sha-256"
@@ -111,12 +111,12 @@ class Load:
     def __exit__(self, *_: object) -> None:
         self._go_on = False
         for thread in self._threads:
-            thread.join(30)
+            thread.join(60)
 
     def _work(self) -> None:
         while self._go_on:
             try:
-                with psycopg.connect(self._dsn, autocommit=True, connect_timeout=20) as connection:
+                with psycopg.connect(self._dsn, autocommit=True, connect_timeout=60) as connection:
                     for _ in range(5):
                         self._write(connection)
             except psycopg.Error:

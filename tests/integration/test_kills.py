@@ -142,9 +142,9 @@ def test_kill_9_of_the_process_that_runs_a_batch(
     with Writers(proxy, TEXTS[method]) as writers:
         for _ in range(KILLS // len(TEXTS)):
             before = writers.acknowledged
-            wait_for(lambda: writers.acknowledged > before + 50, 30)  # noqa: B023
+            wait_for(lambda: writers.acknowledged > before + 50, 60)  # noqa: B023
             _kill_a_carrier(server, chance)
-    wait_for(lambda: _recovered(server), 30)
+    wait_for(lambda: _recovered(server), 60)
     codes = check(server, writers.books)
     assert codes["08007"] > KILLS / len(TEXTS)
     assert scrape(proxy).total("write_batch_method_total", method=method) > KILLS
@@ -170,7 +170,7 @@ def _kill_a_carrier(server: EmbeddedServer, chance: random.Random) -> None:
                     return True
         return False
 
-    wait_for(look, 30)
+    wait_for(look, 60)
 
 
 @pytest.mark.parametrize("method", TEXTS)

@@ -54,7 +54,7 @@ def test_a_cancel_gets_in_where_no_session_does(start_with: StartWith) -> None:
 
 
 def test_who_is_slow_to_log_in_is_sent_away(start_with: StartWith, wires: Wires) -> None:
-    proxy, ends = start_with("[limits]\nlogin_timeout_s = 0.4\n")
+    proxy, ends = start_with("[limits]\nlogin_timeout_s = 2\n")
     with Wire(proxy.port).start(ends.database) as old:
         beginnings = (b"", SSL_REQUEST[:3], startup(ends.database)[:20])
         begun = time.monotonic()
@@ -63,7 +63,7 @@ def test_who_is_slow_to_log_in_is_sent_away(start_with: StartWith, wires: Wires)
             wire.send(said)
         for wire in slow:
             assert [frame.fields()["C"] for frame in wire.to_end()] == ["57014"]
-        assert 0.3 < time.monotonic() - begun < 5
+        assert 1.5 < time.monotonic() - begun < 50
         assert values(old.ask(query("SELECT 'still here'"))) == [b"still here"]
         assert kinds(old.ask(query("SELECT pg_sleep(0.5)"))) == "TDCZ"
     wait_for(lambda: not scrape(proxy).total("clients"))

@@ -131,7 +131,7 @@ def test_a_reload_adds_moves_and_removes(postgres: EmbeddedServer, other: Embedd
 def test_sessions_from_before_and_after_a_reload_share_no_batch(
     postgres: EmbeddedServer, other: EmbeddedServer, start: Start
 ) -> None:
-    batching = "[write_batch]\nmax_hint_ms = 2000\nearly_quorum = off\nmax_batch_size = 2\n"
+    batching = "[write_batch]\nmax_hint_ms = 60000\nearly_quorum = off\nmax_batch_size = 2\n"
     with psycopg.connect(postgres.dsn(), autocommit=True) as direct:
         direct.execute("DROP DATABASE IF EXISTS orders WITH (FORCE)")
         direct.execute("CREATE DATABASE orders")
@@ -145,7 +145,7 @@ def test_sessions_from_before_and_after_a_reload_share_no_batch(
     new = [Wire(proxy.port).start("orders") for _ in range(2)]
     # An old one first, then a new one: together they would be two, and so a batch.
     for number, wire in enumerate([old[0], new[0], old[1], new[1]]):
-        wire.send(query(f"/* batch:2000 key:k */ INSERT INTO t VALUES ({number})"))
+        wire.send(query(f"/* batch:60000 key:k */ INSERT INTO t VALUES ({number})"))
     for wire in (*old, *new):
         assert kinds(wire.until()) == "CZ"
         wire.socket.close()
@@ -189,7 +189,7 @@ def black_hole() -> Iterator[int]:
             while True:
                 waiting = socket.socket()
                 queued.append(waiting)
-                waiting.settimeout(0.1)
+                waiting.settimeout(0.5)
                 waiting.connect((HOST, port))
         except TimeoutError:
             yield port
@@ -208,22 +208,22 @@ def refusal_after(dsn: str) -> tuple[str, float]:
 
 def test_a_server_out_of_reach_costs_the_timeout_once(postgres: EmbeddedServer, start: Start) -> None:
     with black_hole() as port:
-        proxy = begin(postgres, start, sales(port, more="connect_timeout_s = 1.5\nprobe_interval_s = 0"))
+        proxy = begin(postgres, start, sales(port, more="connect_timeout_s = 4\nprobe_interval_s = 0"))
         told, first = refusal_after(proxy.dsn("orders"))
-        assert f"{HOST}:{port}: no answer within 1.5 s" in told
-        assert 1.4 < first < 5
+        assert f"{HOST}:{port}: no answer within 4 s" in told
+        assert first > 3.9
         told, second = refusal_after(proxy.dsn("orders"))
-        assert f"{HOST}:{port}: no answer within 1.5 s" in told
-        assert second < 0.5
+        assert f"{HOST}:{port}: no answer within 4 s" in told
+        assert second < 3
         with psycopg.connect(proxy.dsn()) as connection:
             assert port_of(connection) == postgres.port
 
 
 def test_a_server_out_of_reach_is_known_before_anybody_waits_for_it(postgres: EmbeddedServer, start: Start) -> None:
     with black_hole() as port:
-        proxy = begin(postgres, start, sales(port, more="connect_timeout_s = 1\nprobe_interval_s = 0.2"))
-        wait_for(lambda: "is down: no answer within 1 s" in proxy.log)
-        assert refusal_after(proxy.dsn("orders"))[1] < 0.5
+        proxy = begin(postgres, start, sales(port, more="connect_timeout_s = 4\nprobe_interval_s = 0.2"))
+        wait_for(lambda: "is down: no answer within 4 s" in proxy.log)
+        assert refusal_after(proxy.dsn("orders"))[1] < 3
         beside = [("sales", 0.0), ("main", 1.0)]
         assert [(group, scrape(proxy).total("server_up", group=group)) for group, _up in beside] == beside
         # Meanwhile the reactor has not stood still.
@@ -231,7 +231,7 @@ def test_a_server_out_of_reach_is_known_before_anybody_waits_for_it(postgres: Em
             for _ in range(50):
                 began = time.monotonic()
                 connection.execute("SELECT 1")
-                assert time.monotonic() - began < 0.5
+                assert time.monotonic() - began < 3
 
 
 def test_the_next_server_is_tried_at_once(
@@ -240,9 +240,9 @@ def test_the_next_server_is_tried_at_once(
     (nobody,) = ports(1)
     with black_hole() as port:
         group = f"primary = {HOST}:{nobody}, {HOST}:{port}, {HOST}:{other.port}"
-        more = f"{group}\ndatabases = orders\nconnect_timeout_s = 3\nprobe_interval_s = 0\n"
+        more = f"{group}\ndatabases = orders\nconnect_timeout_s = 12\nprobe_interval_s = 0\n"
         proxy = begin(postgres, start, f"[postgres.sales]\n{more}")
-        for least, most in ((0.9, 2.5), (0.0, 0.5)):
+        for least, most in ((3.9, 11.0), (0.0, 3.0)):
             began = time.monotonic()
             with psycopg.connect(proxy.dsn("orders")) as connection:
                 assert port_of(connection) == other.port
@@ -267,8 +267,6 @@ def test_a_server_that_stops_and_starts_is_shown(start: Start) -> None:
 def test_a_silent_server_does_not_keep_the_proxy_from_stopping(postgres: EmbeddedServer, start: Start) -> None:
     with closing(socket.create_server((HOST, 0))) as silent:
         port = silent.getsockname()[1]
-        proxy = begin(postgres, start, sales(port, more="probe = user=x dbname=y\nconnect_timeout_s = 2"))
+        proxy = begin(postgres, start, sales(port, more="probe = user=x dbname=y\nconnect_timeout_s = 600"))
         wait_for(lambda: "clients connect to" in proxy.log)
-        began = time.monotonic()
         assert proxy.stop() == -signal.SIGTERM
-        assert time.monotonic() - began < 10

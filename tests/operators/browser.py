@@ -24,7 +24,7 @@ FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions"),
 )
-TIMEOUT_S = 30
+TIMEOUT_S = 60
 
 
 def need(*programs: str) -> None:
@@ -115,7 +115,7 @@ def chromium(folder: Path) -> Iterator[Browser]:
 
 def _answers(url: str) -> bool:
     try:
-        with urlopen(url, timeout=5):
+        with urlopen(url, timeout=60):
             return True
     except URLError:
         return False

@@ -51,7 +51,7 @@ class Prometheus:
 
     def ask(self, path: str, **query: str) -> Any:
         """The data of an answer of its API."""
-        with urlopen(f"{self._url}/api/v1/{path}?{urlencode(query)}", timeout=10) as answer:
+        with urlopen(f"{self._url}/api/v1/{path}?{urlencode(query)}", timeout=60) as answer:
             return json.load(answer)["data"]
 
     def values(self, expression: str) -> list[float]:
@@ -63,7 +63,7 @@ class Prometheus:
     def ready(self) -> bool:
         """Whether it answers."""
         try:
-            with urlopen(f"{self._url}/-/ready", timeout=5):
+            with urlopen(f"{self._url}/-/ready", timeout=60):
                 return True
         except OSError:
             return False
@@ -120,7 +120,7 @@ def misread(proxy: RunningProxy, postgres: EmbeddedServer, database: str) -> Non
     texts = ["/* batch:soon */ SELECT 1", *["/* batch:15 key:audit */ INSERT INTO pages VALUES (1, 0)"] * 5]
     said = [part for text in texts for part in ("-c", text)]
     command = [postgres.tool("psql"), proxy.dsn(database), "-Xq", *said]
-    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=10, check=False)
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60, check=False)
 
 
 def change_behind_its_back(postgres: EmbeddedServer, database: str) -> None:
@@ -139,7 +139,7 @@ def test_every_panel_and_every_alert_has_data(
     assert len(expressions) > 60
     with (
         prometheus(tmp_path, f"{HOST}:{proxy.metrics_port}") as server,
-        load(postgres, proxy, database, tmp_path, seconds=60),
+        load(postgres, proxy, database, tmp_path, seconds=600),
     ):
 
         def without_data() -> set[str]:
@@ -148,7 +148,7 @@ def test_every_panel_and_every_alert_has_data(
             return {name for name, expression in expressions.items() if not server.values(expression)}
 
         try:
-            wait_for(lambda: not without_data(), 40)
+            wait_for(lambda: not without_data(), 100)
         except AssertionError:
             missing = {name: expressions[name] for name in without_data()}
             raise AssertionError(f"no data: {json.dumps(missing, indent=1)}") from None

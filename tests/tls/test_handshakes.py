@@ -212,7 +212,7 @@ def test_clients_that_leave_in_the_middle(direct: bool, size: int, reset: bool, 
 
 
 def test_a_handshake_that_never_ends(postgres: EmbeddedServer, start_tls: StartTls) -> None:
-    proxy = start_tls(f"{postgres.host}:{postgres.port}", more="[limits]\nlogin_timeout_s = 0.3")
+    proxy = start_tls(f"{postgres.host}:{postgres.port}", more="[limits]\nlogin_timeout_s = 3")
     with connected(proxy.port) as asked, connected(proxy.port) as direct, connected(proxy.port) as silent:
         asked.sendall(SSL_REQUEST)
         assert asked.recv(1) == b"S"

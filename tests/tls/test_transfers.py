@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -77,10 +78,12 @@ def test_copy_of_20_mb_both_ways(encrypted: RunningProxy, table: str) -> None:
 def test_clients_over_tls_share_batches(encrypted: RunningProxy, debian: EmbeddedServer, table: str) -> None:
     grown = Growth(encrypted)
     clients, each = 8, 25
+    all_there = threading.Barrier(clients, timeout=60)
 
     def insert(who: int) -> set[int]:
         ids = set()
         with psycopg.connect(encrypted.dsn(sslmode="require"), autocommit=True) as connection:
+            all_there.wait()
             for _ in range(each):
                 statement = "/* batch:20 */ INSERT INTO transferred (who) VALUES (%s) RETURNING id, who"
                 row = connection.execute(statement, [who]).fetchone()
@@ -165,11 +168,14 @@ def test_writes_that_wait_behind_a_batch_when_the_client_closes(
     proxy = start_tls(f"{debian.host}:{debian.port}", "require", "require", more=KEEP_WINDOWS)
     with TlsWire(proxy.port) as wire:
         wire.start("postgres")
-        wire.send(query("/* batch:300 */ INSERT INTO transferred (who) VALUES (0)"))
-        for number in range(1, 6):
-            time.sleep(0.02)  # in packets of their own: the first stops the reading
-            wire.send(query(f"INSERT INTO transferred (who) VALUES ({number})"))
-        wire.send(TERMINATE)
+        with psycopg.connect(debian.dsn()) as holder:
+            holder.execute("LOCK TABLE transferred IN ACCESS EXCLUSIVE MODE")  # the first takes until this is over
+            wire.send(query("/* batch:300 */ INSERT INTO transferred (who) VALUES (0)"))
+            for number in range(1, 6):
+                time.sleep(0.02)  # in packets of their own: the first stops the reading
+                wire.send(query(f"INSERT INTO transferred (who) VALUES ({number})"))
+            wire.send(TERMINATE)
+            wire.socket.close()
     wait_for(lambda: all_gone(proxy))
     assert rows_of(debian, table) == list(range(6))
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.integration.batching.crowd import reply
 from tests.integration.caching.conftest import MakePlace
-from tests.integration.caching.places import Place, backend, cached, cell, told
+from tests.integration.caching.places import Gate, Place, backend, cached, cell, told
 from tests.integration.waiting import wait_for
 from tests.integration.wire import (
     COPY_DONE,
@@ -272,9 +272,12 @@ def test_acknowledged_in_a_pipeline_whose_rest_takes_its_time(place: Place) -> N
     """Each unit of a pipeline counts when its own ReadyForQuery has come, not when the last one has."""
     readers, writer = Readers(shop(place)), place.session()
     readers.see()
-    writer.send(unit(ADD), unit(ADD + " AND pg_sleep(1) IS NOT NULL"))
+    gate = Gate(place)
+    gate.shut()
+    writer.send(unit(ADD), unit(ADD + " AND held() IS NOT NULL"))
     writer.until()
     assert readers.see() == readers.truth() == {"31"}
+    gate.open()
     writer.until()
     assert readers.see() == readers.truth() == {"32"}
 
@@ -319,7 +322,7 @@ def test_a_writer_that_vanishes(place: Place, hint: str, end: str) -> None:
             ].rows
         )
     )
-    wait_for(lambda: readers.see() == {"31"}, 2)
+    wait_for(lambda: readers.see() == {"31"})
 
 
 def test_from_before_anybody_asked(
@@ -332,11 +335,14 @@ def test_from_before_anybody_asked(
     told(open_one, "BEGIN", "UPDATE t SET v = v + 1 WHERE k = 2")
     portal.ask(query("BEGIN"))
     portal.ask(parse("INSERT INTO t VALUES (3, 100)"), bind(portal="p"), SYNC)
-    running.send(query("INSERT INTO t SELECT 4, 1000 FROM pg_sleep(0.4)"))
+    gate = Gate(place)
+    gate.shut()
+    running.send(query("INSERT INTO t SELECT 4, 1000 FROM held()"))
     told(batch, "SELECT 1")
     readers = Readers(place)
     assert readers.see() == {"30"}
     assert readers.see(backend_is="cache") == {"30"}
+    gate.open()
     running.until()
     assert readers.see() == readers.truth() == {"1030"}
     told(open_one, "COMMIT")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.integration.batching.crowd import reply
 from tests.integration.caching.conftest import MakePlace
-from tests.integration.caching.places import Place, backend, cached, cell, status, told
+from tests.integration.caching.places import Gate, Place, backend, cached, cell, status, told
 from tests.integration.metrics import scrape
 from tests.integration.waiting import wait_for
 from tests.integration.wire import SYNC, bind, execute, kinds, parse, query
@@ -90,10 +90,13 @@ def test_writes_under_way_before_it_was_turned_on(own: Place) -> None:
     reader, writer = own.session(), own.session()
     configure(own.proxy, "purge_on_write = false")
     told(reader, READ)
-    writer.send(parse("UPDATE t SET v = 1 WHERE pg_sleep(0.5) IS NOT NULL"), bind(), execute(), SYNC)
+    gate = Gate(own)
+    gate.shut()
+    writer.send(parse("UPDATE t SET v = 1 WHERE held() IS NOT NULL"), bind(), execute(), SYNC)
     wait_for(lambda: own.do("SELECT 1 FROM pg_stat_activity WHERE query LIKE 'UPDATE t%' AND state = 'active'")[0].rows)
     configure(own.proxy)
     assert cell(told(reader, READ)) == "0"
+    gate.open()
     assert "E" not in kinds(writer.until())
     assert cell(told(reader, READ)) == "1"
 
