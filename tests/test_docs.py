@@ -157,7 +157,7 @@ def test_metrics_exist(reference: Any) -> None:
 
 
 def test_the_reference_has_what_a_running_proxy_shows(reference: Any, proxy: RunningProxy) -> None:
-    with urllib.request.urlopen(f"http://127.0.0.1:{proxy.metrics_port}/metrics", timeout=10) as reply:
+    with urllib.request.urlopen(f"http://127.0.0.1:{proxy.metrics_port}/metrics", timeout=60) as reply:
         lines = reply.read().decode().splitlines()
     shown = {tuple(line.split()[2:4]) for line in lines if line.startswith("# TYPE ")}
     assert {(metric.name, metric.kind) for metric in reference.metrics()} == shown

@@ -43,7 +43,7 @@ def received(loop: asyncio.AbstractEventLoop, sock: socket.socket, size: int) ->
     """So many bytes, read while the loop runs."""
 
     def read() -> bytes:
-        sock.settimeout(30)
+        sock.settimeout(60)
         data = bytearray()
         while len(data) < size:
             data += sock.recv(size - len(data))
@@ -82,7 +82,10 @@ def test_to_somebody_who_has_gone() -> None:
         wire.protocol.connectionLost = lost.append  # type: ignore[assignment, method-assign]
         peer.close()
         wire.write_now(b"x")
-        loop.run_until_complete(asyncio.sleep(0.01))
+        for _ in range(1000):
+            loop.run_until_complete(asyncio.sleep(0.01))
+            if lost:
+                break
         assert len(lost) == 1
         wire.write_now(b"y")
 

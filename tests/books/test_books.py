@@ -15,7 +15,7 @@ from tests.books.clients import CANCELED, Habits
 from tests.books.ledger import Outcome
 from tests.books.run import Plan, Report, run
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(1800)
 
 WRITES = {
     "errors": 100_000,

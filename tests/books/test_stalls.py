@@ -33,7 +33,7 @@ uvloop make of these. The system's buffers take the most of what was said."""
 
 CONFIG = f"[write_batch]\nmax_pending = {MAX_PENDING}\ntimeout_s = 600\n"
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 class Talker:

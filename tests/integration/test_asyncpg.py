@@ -102,7 +102,7 @@ def test_listening(ends: Ends) -> None:
         process = connection.get_server_pid()
         await connection.add_listener("here", lambda _c, pid, _channel, said: heard.put_nowait((pid == process, said)))
         await connection.execute("NOTIFY here, 'news'")
-        return await asyncio.wait_for(heard.get(), 10)
+        return await asyncio.wait_for(heard.get(), 60)
 
     assert same(ends, talk) == (True, "news")
 

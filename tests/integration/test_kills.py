@@ -65,7 +65,7 @@ class Writers:
     """Threads that write as fast as they are answered, and connect again when they have to."""
 
     def __init__(self, proxy: RunningProxy, text: str) -> None:
-        self._dsn = proxy.dsn(connect_timeout=5)
+        self._dsn = proxy.dsn(connect_timeout=60)
         self._text = text
         self._over = threading.Event()
         self.books = [Book(who) for who in range(WRITERS)]
@@ -132,7 +132,7 @@ def server() -> Iterator[EmbeddedServer]:
         yield server
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("method", TEXTS)
 def test_kill_9_of_the_process_that_runs_a_batch(
     server: EmbeddedServer, start: Callable[..., RunningProxy], method: str

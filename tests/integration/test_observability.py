@@ -161,10 +161,10 @@ def test_batches(start_with: StartWith, wires: Wires) -> None:
 
 
 def test_the_page_and_nothing_else(proxy: RunningProxy) -> None:
-    with urlopen(f"http://{HOST}:{proxy.metrics_port}/metrics", timeout=5) as answer:
+    with urlopen(f"http://{HOST}:{proxy.metrics_port}/metrics", timeout=60) as answer:
         assert answer.headers["Content-Type"].startswith("text/plain")
     with pytest.raises(HTTPError, match="404") as caught:
-        urlopen(f"http://{HOST}:{proxy.metrics_port}/other", timeout=5)
+        urlopen(f"http://{HOST}:{proxy.metrics_port}/other", timeout=60)
     caught.value.close()
 
 

@@ -203,7 +203,7 @@ def test_notifications_name_the_real_process(ends: Ends) -> None:
         listener.execute("LISTEN here")
         speaker.execute("SELECT pg_notify('here', 'news')")
         speaker.execute("/* batch:5 */ CREATE TABLE t (a int)")
-        (heard,) = listener.notifies(timeout=10, stop_after=1)
+        (heard,) = listener.notifies(timeout=60, stop_after=1)
         assert (heard.channel, heard.payload, heard.pid) == ("here", "news", speaker.info.backend_pid)
         assert speaker.execute("SELECT pg_backend_pid()").fetchone() == (speaker.info.backend_pid,)
 

@@ -31,7 +31,7 @@ def proxy(postgres: EmbeddedServer, start: Start) -> RunningProxy:
 def psql(postgres: EmbeddedServer, dsn: str, *commands: str, options: str = "-XAt") -> subprocess.CompletedProcess[str]:
     """What psql says to these commands."""
     said = [part for command in commands for part in ("-c", command)]
-    return subprocess.run([postgres.tool("psql"), dsn, options, *said], capture_output=True, text=True, timeout=30)
+    return subprocess.run([postgres.tool("psql"), dsn, options, *said], capture_output=True, text=True, timeout=60)
 
 
 def rows(dsn: str, command: str) -> list[tuple[str, ...]]:
@@ -118,7 +118,7 @@ def test_flush(postgres: EmbeddedServer, start: Start, database: str) -> None:
         assert rows_of_clients == {"waiting", "console"}
         with psycopg.connect(proxy.dsn("tqdb"), autocommit=True) as admin:
             admin.execute("FLUSH")
-        assert waits.communicate(timeout=10)[0] == "INSERT 0 1\n"
+        assert waits.communicate(timeout=60)[0] == "INSERT 0 1\n"
 
 
 def one_row(dsn: str, command: str) -> dict[str, str]:

@@ -103,6 +103,7 @@ class Sides:
 
     direct: Client
     proxied: list[Client]
+    proxy: RunningProxy
     growth: Growth
 
     def compare(self, texts: Iterator[tuple[str, object]], hint: str) -> int:
@@ -118,8 +119,9 @@ class Sides:
 
     def _compare(self, group: list[Done], hint: str, *, extended: bool) -> None:
         clients = self.proxied[: len(group)]
-        for client, one in zip(clients, group, strict=True):
-            client.send(hint + one.text, extended=extended)
+        with self.proxy.held():  # so that they meet, however slow the machine is
+            for client, one in zip(clients, group, strict=True):
+                client.send(hint + one.text, extended=extended)
         for client, one in zip(clients, group, strict=True):
             assert client.receive() == one.outcome, one.text
 
@@ -132,7 +134,7 @@ def sides(postgres: EmbeddedServer, database: str, differing: RunningProxy, plan
                 connection.execute(statement.encode())
     direct = Client(postgres.dsn(database), "there", plans)
     proxied = [Client(differing.dsn(database), "here", plans) for _ in range(MEMBERS)]
-    yield Sides(direct, proxied, Growth(differing))
+    yield Sides(direct, proxied, differing, Growth(differing))
     for client in [direct, *proxied]:
         client.close()
 
