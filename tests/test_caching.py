@@ -12,8 +12,8 @@ from twisted.logger import capturedLogs
 
 from tqdbproxy.core.caching import (
     ENTRY_OVERHEAD,
-    EVERYTHING,
-    EVERYWHERE,
+    EVERY_TAG,
+    EVERYWHERE_TAG,
     MAX_NAMES,
     NAME_OVERHEAD,
     Bounds,
@@ -359,7 +359,7 @@ def test_what_all_databases_share(rig: Rig) -> None:
     rig.keep("a", "x")
     rig.keep("b", "y", scope=rig.cache.scope("main", b"e"))
     rig.keep("c", "y", scope=rig.cache.scope("other", b"f"))
-    rig.scope.purge((EVERYTHING, EVERYWHERE))
+    rig.scope.purge((EVERY_TAG, EVERYWHERE_TAG))
     assert (rig.kept(), rig.cache.counts.purges) == ("c", 2)
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tqdbproxy.core.caching import EVERYTHING as ANY_TAG
+from tqdbproxy.core.caching import EVERY_TAG
 from tqdbproxy.core.statement import Kind, Reason
 from tqdbproxy.postgres.effects import Change
 from tqdbproxy.postgres.relations import EVERYTHING, EVERYWHERE, changed_by, depended_on, purged_by
@@ -22,7 +22,7 @@ def look(text: str | bytes, purging: Purging = Purging.ALL) -> Text:
 
 
 def test_everything_is_what_every_answer_carries() -> None:
-    assert EVERYTHING == (ANY_TAG,)
+    assert EVERYTHING == (EVERY_TAG,)
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,8 @@ from twisted.logger import ILogObserver
 from twisted.python.components import Componentized
 
 from tqdbproxy import config, logs, plans, tls, transport
-from tqdbproxy.core.caching import EVERYTHING, Cache
 from tqdbproxy.core.caching import Bounds as CacheBounds
+from tqdbproxy.core.caching import Cache
 from tqdbproxy.core.metrics import Metrics
 from tqdbproxy.core.overview import Sources
 from tqdbproxy.core.routing import Rulebook, Rules
@@ -42,7 +42,7 @@ from tqdbproxy.postgres.clients.console_tables import Desk, commands
 from tqdbproxy.postgres.clients.hub import ClientLimits, Hub
 from tqdbproxy.postgres.clients.opening import ClientProtocol
 from tqdbproxy.postgres.clients.reads import Reads
-from tqdbproxy.postgres.relations import purged_by, unite
+from tqdbproxy.postgres.relations import EVERYTHING, purged_by, unite
 from tqdbproxy.postgres.servers.executor import BatchExecutor
 from tqdbproxy.postgres.servers.groups import Groups
 from tqdbproxy.postgres.servers.probing import Means
@@ -78,7 +78,7 @@ class ProxyService(Service):
         self._reads = Reads(self._cache, reactor.seconds, self._watch_changes, random.random)
         self._purges = PurgeListeners(
             lambda group, tags: self._purge(tags, group),
-            lambda group: self._purge((EVERYTHING,), group),
+            lambda group: self._purge(EVERYTHING, group),
             reactor.callFromThread,
         )
         self._book = Rulebook(Rules())
@@ -265,7 +265,7 @@ class ProxyService(Service):
         self._book.rules = replace(self._book.rules, caching=cache.enabled)
         self._purges.replace(plans.purge_conninfos(settings))
         # Answers from before the change were kept under other rules.
-        self._cache.purge((EVERYTHING,))
+        self._cache.purge(EVERYTHING)
         # So was what is under way, or in a transaction, not looked at if it didn't matter until now.
         self._hub.watch()
 

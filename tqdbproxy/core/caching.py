@@ -24,10 +24,10 @@ from tqdbproxy.logs import logger
 
 log = logger(__name__)
 
-EVERYTHING = "*"
+EVERY_TAG = "*"
 """The tag that every answer carries."""
 
-EVERYWHERE = "*\0"
+EVERYWHERE_TAG = "*\0"
 """The tag of a change that concerns all databases of a server; no client can say it."""
 
 ENTRY_OVERHEAD = 1500
@@ -102,18 +102,18 @@ class Scope:
                 for one in tuple(found):
                     one.purge()
                     self._cache.counts.purges += 1
-            elif tag == EVERYWHERE:
+            elif tag == EVERYWHERE_TAG:
                 for group in self.groups:
-                    self._cache.purge((EVERYTHING,), group)
+                    self._cache.purge((EVERY_TAG,), group)
 
     def enter(self, one: _Tagged) -> None:
         """Let purges find it."""
-        for tag in (*one.tags, EVERYTHING):
+        for tag in (*one.tags, EVERY_TAG):
             self._tagged.setdefault(tag, set()).add(one)
 
     def leave(self, one: _Tagged) -> None:
         """No purge needs to find it any more."""
-        for tag in (*one.tags, EVERYTHING):
+        for tag in (*one.tags, EVERY_TAG):
             found = self._tagged.get(tag)
             if found is not None:
                 found.discard(one)

@@ -22,13 +22,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from tqdbproxy.core import caching
+from tqdbproxy.core.caching import EVERY_TAG, EVERYWHERE_TAG
 from tqdbproxy.postgres.effects import Node, nodes, strings
 from tqdbproxy.postgres.suspicion import may_administer
 
-EVERYTHING = (caching.EVERYTHING,)
+EVERYTHING = (EVERY_TAG,)
 """The tags of a change that may concern any answer of its database."""
-EVERYWHERE = (caching.EVERYTHING, caching.EVERYWHERE)
+EVERYWHERE = (EVERY_TAG, EVERYWHERE_TAG)
 """The same, of all databases of its server."""
 
 _TABLE = "table:"
@@ -135,9 +135,9 @@ def purged_by(tag: str) -> tuple[str, ...]:
 def unite(tags: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
     """What all of these purge."""
     united = _united(tags)
-    if EVERYWHERE[-1] in united:
+    if EVERYWHERE_TAG in united:
         return EVERYWHERE
-    return EVERYTHING if EVERYTHING[0] in united else united
+    return EVERYTHING if EVERY_TAG in united else united
 
 
 def _united(tags: Iterable[tuple[str, ...]]) -> tuple[str, ...]:

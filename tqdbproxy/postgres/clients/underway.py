@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tqdbproxy.core.caching import EVERYTHING
+from tqdbproxy.core.caching import EVERY_TAG
 from tqdbproxy.core.metrics import CallerCounts
 from tqdbproxy.core.routing import Forward, Route, Rulebook, choose
 from tqdbproxy.core.writebatch.types import Company
@@ -32,7 +32,7 @@ from tqdbproxy.postgres.messages import (
     TERMINATE,
 )
 from tqdbproxy.postgres.relations import unite
-from tqdbproxy.postgres.sql import SOME, Change, Effect, Text, Texts
+from tqdbproxy.postgres.sql import EVERYTHING, SOME, Change, Effect, Text, Texts
 
 OPENING = frozenset({PARSE, BIND, DESCRIBE, EXECUTE, CLOSE})
 """After one of these a Sync is still to come."""
@@ -203,14 +203,14 @@ class UnderWay:
     def watched(self) -> None:
         """From now on it matters what is changed; what is under way or in a transaction wasn't looked at."""
         if self.sent != self.done or self.status != IDLE or self._previous in OPENING or not self.tracked:
-            self._changed((EVERYTHING,), self.sent + (self._previous in OPENING))
+            self._changed(EVERYTHING, self.sent + (self._previous in OPENING))
 
     def _changed(self, tags: tuple[str, ...], number: int) -> None:
         """What these tags stand for is changed by the unit with this number."""
         if len(self._changes) >= MAX_CHANGES and tags not in self._changes:
-            tags = unite([*self._changes, tags, (EVERYTHING,)])
+            tags = unite([*self._changes, tags, EVERYTHING])
             self._changes.clear()
-        if tags[0] == EVERYTHING:
+        if tags[0] == EVERY_TAG:
             self._committing = number
         self._changes[tags] = number
 

@@ -7,7 +7,6 @@ be complete, and stops only before a unit that must be answered by the proxy its
 
 from __future__ import annotations
 
-from tqdbproxy.core.caching import EVERYTHING
 from tqdbproxy.core.statement import Kind
 from tqdbproxy.postgres.clients.prepared import PreparedStatement
 from tqdbproxy.postgres.clients.steps import Step
@@ -31,14 +30,14 @@ from tqdbproxy.postgres.messages import (
     Bind,
     Parse,
 )
-from tqdbproxy.postgres.sql import HIDDEN, PLAIN, Text
+from tqdbproxy.postgres.sql import EVERYTHING, HIDDEN, PLAIN, Text
 
 INSPECTED = 1 << 20
 """Longer messages are passed on as they stream, unread: they can't be batched, and what they change isn't known.
 
 Only their names are waited for, if these aren't as long.
 """
-UNREAD = PreparedStatement(Text(effect=HIDDEN, purges=(EVERYTHING,)))
+UNREAD = PreparedStatement(Text(effect=HIDDEN, purges=EVERYTHING))
 """What a Parse prepares that is too long to be read."""
 _NAMES = {PARSE: 1, BIND: 2}
 """How many names stand at the beginning of a message; the last of them is a statement's."""
@@ -205,7 +204,7 @@ class Walk(UnderWay):
         if int.from_bytes(function[:_OID_SIZE], "big") not in LARGE_OBJECT_CALLS:
             self.history.unknowable()
             if self._reads.active:
-                self._changed((EVERYTHING,), self.sent)
+                self._changed(EVERYTHING, self.sent)
 
     def _unread(self, kind: int, data: bytes, previous: int) -> None:
         """A message too long to be looked at goes by; ``data`` is what there is of it."""
@@ -223,7 +222,7 @@ class Walk(UnderWay):
             statement = self._bound(_statement_name(kind, data))
             if statement is not None:
                 self._note(statement.text, self.sent + 1, alone=False)
-        self._changed((EVERYTHING,), self.sent + (kind not in (QUERY, FUNCTION_CALL)))
+        self._changed(EVERYTHING, self.sent + (kind not in (QUERY, FUNCTION_CALL)))
 
     def _unread_parse(self, name: bytes | None, *, first: bool) -> None:
         self.history.unknowable()
@@ -231,7 +230,7 @@ class Walk(UnderWay):
             self.prepared.lost()
         else:
             self.prepared.parsed(self.sent + 1, name, UNREAD, first=first)
-            self.changing.parsed(self.sent + 1, name, (EVERYTHING,))
+            self.changing.parsed(self.sent + 1, name, EVERYTHING)
             self.view.forget(name)
 
 

@@ -14,9 +14,9 @@ from contextlib import closing
 from functools import partial
 from typing import Any
 
-from tqdbproxy.core.caching import EVERYTHING
 from tqdbproxy.errors import ProxyError
 from tqdbproxy.logs import logger
+from tqdbproxy.postgres.relations import EVERYTHING
 from tqdbproxy.postgres.servers.channel import PATIENCE, Bell, Patience, Rung, open_channel
 
 log = logger(__name__)
@@ -193,7 +193,7 @@ def tags_of(payload: bytes) -> tuple[str, ...]:
     try:
         text = payload.decode()
     except UnicodeDecodeError:  # from a database without an encoding (SQL_ASCII)
-        return (EVERYTHING,)
+        return EVERYTHING
     return tuple(dict.fromkeys(tag.strip() for tag in text.split(",") if tag.strip()))
 
 
