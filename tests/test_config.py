@@ -369,6 +369,15 @@ REFUSALS = {
         MAIN + "[postgres]\nlisten = systemd:domain=INET:index=0, systemd:domain=INET:index=0\n",
         "x.ini, line 4: [postgres] listen: names systemd:domain=INET:index=0 twice",
     ),
+    "TLS of Twisted's": (
+        MAIN + "[postgres]\nlisten = ssl:5433:privateKey=key.pem\n",
+        "x.ini, line 4: [postgres] listen: can't be ssl: since clients ask for TLS themselves: tls, tls_cert and"
+        " tls_key are for that",
+    ),
+    "TLS of Twisted's for the metrics": (
+        MAIN + "[metrics]\nlisten = ssl:9090:privateKey=key.pem\n",
+        "x.ini, line 4: [metrics] listen: can't be ssl: a web server in front of it can",
+    ),
     "a socket in a directory that isn't there": (
         MAIN + "[postgres]\nsocket = /nowhere/at/all\n",
         "x.ini, line 4: [postgres] socket: there is no directory /nowhere/at",

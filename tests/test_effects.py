@@ -85,6 +85,7 @@ SAID = Effect(Change.SET, b"a.b", b"set_config 'c, d'")
             "SELECT set_config('d.e', $1, true), set_config('a.b', 'c', true) FROM t",
             Effect(Change.TOUCH, b"a.b d.e", perhaps=True),
         ),
+        ("SELECT set_config('a.b', 'c', true)::text, CAST(1 AS int8)", Effect(Change.TOUCH, b"a.b")),
         ("SELECT set_config('a.b', 'c', true) WHERE false", Effect(Change.TOUCH, b"a.b", perhaps=True)),
         ("SELECT coalesce(1, set_config('a.b', 'c', true)::int)", Effect(Change.TOUCH, b"a.b", perhaps=True)),
         ("EXPLAIN SELECT set_config('a.b', 'c', true)", Effect(Change.TOUCH, b"a.b", perhaps=True)),

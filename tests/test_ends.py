@@ -352,6 +352,26 @@ def test_draining_has_an_end() -> None:
     assert (ended, m.error_of(client.hears())["C"]) == ([None], "57P01")
 
 
+def test_draining_has_an_end_for_writes_whose_clients_have_left() -> None:
+    world = World(KEPT, make_server=Script)
+    world.batches.start()
+    clients = [session(world) for _ in range(4)]
+    for pair in (clients[:2], clients[2:]):  # the second one waits behind the first, which its server never ends
+        for client in pair:
+            client.sends(write("1"))
+        world.settle()
+        world.pass_time(0.05)
+    for client in clients:
+        client.closes()
+    world.settle()
+    ended: list[object] = []
+    world.hub.close().addCallback(ended.append)
+    world.pass_time(world.hub.limits.shutdown_timeout_s - 0.1)
+    assert (ended, world.batches.pending) == ([], 4)
+    world.pass_time(0.2)
+    assert (len(ended), world.batches.pending) == (1, 0)
+
+
 def test_while_it_drains_nobody_comes_in() -> None:
     world = World()
     busy = session(world)

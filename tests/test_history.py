@@ -7,7 +7,7 @@ import pytest
 from tests import builders as m
 from tqdbproxy.postgres.clients.history import History, Identities
 from tqdbproxy.postgres.messages import StartupMessage
-from tqdbproxy.postgres.sql import Texts
+from tqdbproxy.postgres.sql import Effect, Texts
 
 
 class Sessions:
@@ -20,11 +20,14 @@ class Sessions:
     def new(self, group: str = "main", /, **options: str) -> History:
         return History(self.identities, group, StartupMessage.parse(m.startup(**{"user": "u", **options})))
 
+    def look(self, text: str) -> Effect:
+        return self._texts.look(text.encode()).effect
+
     def says(self, history: History, *texts: str, idle: bool = True, fails: bool = False) -> History:
         for text in texts:
-            effect = history.sent(self._texts.look(text.encode()).effect, alone_and_idle=idle)
-            if effect is not None and not fails:
-                history.took(effect)
+            effect = history.sent(self.look(text), alone_and_idle=idle)
+            if effect is not None:
+                (history.failed if fails else history.took)(effect)
         return history
 
 
@@ -146,10 +149,12 @@ def test_what_is_hidden_may_have_left_any_setting_behind(sessions: Sessions, tex
     ],
 )
 def test_it_is_not_known_what_of_a_unit_that_failed_was_executed(sessions: Sessions, text: str) -> None:
-    history = sessions.says(sessions.new(), text, fails=True)
-    assert sessions.says(history, "DISCARD ALL").identity is None
-    other = sessions.says(sessions.new(), "SET LOCAL a.b = 2")
-    assert sessions.says(history, "SET LOCAL a.b = 2").identity is other.identity
+    one, other = (sessions.says(sessions.new(), text, fails=True) for _ in range(2))
+    for history in (one, other):
+        sessions.says(history, "DISCARD ALL")
+    certain = sessions.says(sessions.new(), "SET LOCAL a.b = 2")
+    assert one.identity is other.identity
+    assert one.identity not in (None, sessions.new().identity, certain.identity)
 
 
 @pytest.mark.parametrize(
@@ -157,10 +162,10 @@ def test_it_is_not_known_what_of_a_unit_that_failed_was_executed(sessions: Sessi
     ["SELECT set_config('a.b', 'c', true) WHERE false", "EXPLAIN SELECT set_config('a.b', 'c', false)"],
 )
 def test_success_does_not_tell_what_was_called(sessions: Sessions, text: str) -> None:
-    history = sessions.says(sessions.new(), text, "DISCARD ALL")
-    assert history.identity is None
-    other = sessions.says(sessions.new(), "SET a.b = 1")
-    assert sessions.says(history, "SET a.b = 1").identity is other.identity
+    one, other = (sessions.says(sessions.new(), text, "DISCARD ALL") for _ in range(2))
+    certain = sessions.says(sessions.new(), "SET LOCAL a.b = 1")
+    assert one.identity is other.identity
+    assert one.identity not in (None, sessions.new().identity, certain.identity)
 
 
 def test_what_was_set_before_can_not_be_touched(sessions: Sessions) -> None:
@@ -169,14 +174,21 @@ def test_what_was_set_before_can_not_be_touched(sessions: Sessions) -> None:
     assert sessions.says(history, "SELECT set_config('a.b', 'c', true) FROM t", fails=True).identity is before
 
 
-def test_so_many_are_told_apart(sessions: Sessions) -> None:
-    history = sessions.new()
-    for number in range(2000):
-        sessions.says(history, f"SET LOCAL a.b{number} = 1", fails=True)
-    assert len(history._perhaps) < 1100
-    for number in range(2000):
-        sessions.says(history, f"SET LOCAL a.b{number} = 1")
-    assert history.identity is None
+@pytest.mark.parametrize("fails", [False, True])
+def test_while_a_setting_is_on_its_way_there_is_a_prospect(sessions: Sessions, fails: bool) -> None:
+    history, effects = sessions.new(), []
+    for text in ("SET LOCAL a.b = 1", "SET LOCAL a.b = 2", "SET LOCAL c.d = 1"):
+        effects.append(history.sent(sessions.look(text), alone_and_idle=False))
+        history.settings_known = True  # as after the transaction's RESET ALL
+        assert history.identity is None
+    certain = sessions.says(sessions.new(), "SELECT set_config('a.b', '', true), set_config('c.d', '', true)")
+    prospect = history.prospect
+    assert prospect is certain.identity
+    for effect in effects:
+        assert effect is not None
+        (history.failed if fails else history.took)(effect)
+    assert history.identity is history.prospect
+    assert (history.identity is prospect) is not fails
 
 
 @pytest.mark.parametrize(

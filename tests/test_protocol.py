@@ -196,6 +196,21 @@ def test_a_repair_that_fails_is_the_clients_error() -> None:
     assert one.answers(m.PARSE_COMPLETE) == m.PARSE_COMPLETE
 
 
+def test_what_is_prepared_behind_a_setting_of_a_transaction_is_batched_later() -> None:
+    world = scripted()
+    client = session(world)
+    sets = m.parse("select set_config('app.t', $1, true)") + m.bind(b"1") + m.execute()
+    prepares = m.parse(WRITE, "p") + m.bind(b"1", statement="p") + m.execute()
+    client.says(m.parse("begin"), m.bind(), m.execute(), sets, prepares, m.SYNC)
+    client.server.hears()
+    client.answers(m.ready("T"))
+    client.says(m.query("commit"))
+    client.server.hears()
+    client.answers(m.complete("COMMIT"), m.ready())
+    client.says(m.bind(b"2", statement="p"), m.execute(), m.SYNC)
+    assert client.server.hears() == m.message(b"D", b"Sp\0") + m.SYNC, "it asks what the statement takes, for a batch"
+
+
 # The status view
 
 

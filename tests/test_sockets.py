@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from twisted.internet.protocol import Protocol
+from twisted.logger import capturedLogs
 
 from tqdbproxy.addresses import EndpointDescription, ListenAddress, TcpAddress
 from tqdbproxy.errors import ConfigError
@@ -87,7 +88,7 @@ def test_two_listeners_for_one_address() -> None:
         ("tcp:80:bogus=1", "bogus"),
         ("nowhere:x=1", "nowhere"),
         ("unix:/nowhere/at/all", "No such file or directory"),
-        ("ssl:0:privateKey=key.pem", "tls_cert and tls_key are for that"),
+        ("fd:nowhere=1", "fd"),
     ],
 )
 def test_an_endpoint_that_can_not_be_used(description: str, why: str) -> None:
@@ -113,3 +114,23 @@ def test_a_unix_socket_by_its_description(tmp_path: Path) -> None:
     finally:
         listener.stop()
     assert not path.exists()
+
+
+def test_an_ipv6_endpoint_takes_ipv4_clients_as_twisteds_does() -> None:
+    listener = Listener(EndpointDescription("tcp6:0"), Protocol)
+    try:
+        (sock,) = listener._sockets
+        assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 0
+    finally:
+        listener.stop()
+
+
+def test_a_socket_that_can_not_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_path: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    listener = Listener(str(tmp_path / "s"), Protocol)
+    monkeypatch.setattr(os, "unlink", refuse)
+    with capturedLogs() as events:
+        listener.stop()
+    assert [(event["path"], event["reason"]) for event in events] == [(str(tmp_path / "s"), "Permission denied")]

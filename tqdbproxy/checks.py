@@ -13,7 +13,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdbproxy.addresses import ListenAddress, TcpAddress
+from tqdbproxy.addresses import EndpointDescription, ListenAddress, TcpAddress
 from tqdbproxy.core.topology import claimed_twice
 from tqdbproxy.errors import ConfigError
 from tqdbproxy.postgres.servers import hosts, inquiry
@@ -22,6 +22,12 @@ from tqdbproxy.settings import CacheSettings, GroupSettings, PostgresSettings, S
 GROUP_PREFIX = "postgres."
 NO_GROUP = "none"
 """What ``default`` says where no group is to serve the rest."""
+
+
+NO_SSL = {
+    "postgres": "can't be ssl: since clients ask for TLS themselves: tls, tls_cert and tls_key are for that",
+    "metrics": "can't be ssl: a web server in front of it can",
+}
 
 
 class Problem(NamedTuple):
@@ -59,6 +65,9 @@ def _listening(settings: Settings) -> Iterator[Problem]:
                 yield Problem(
                     section, "listen", f"names {other} twice" if one == other else f"{one} and {other} overlap"
                 )
+        for address in addresses:
+            if isinstance(address, EndpointDescription) and address.text.startswith("ssl:"):
+                yield Problem(section, "listen", NO_SSL[section])
     for one in ours.listen:
         for other in settings.metrics.listen:
             if _overlap(one, other):

@@ -35,7 +35,7 @@ class Sockets:
 
     def listenTCP(self, port: int, factory: Factory, backlog: int = 0, interface: str = "") -> None:
         """See `twisted.internet.interfaces.IReactorTCP`."""
-        self._take(bind_tcp(TcpAddress(interface or "0.0.0.0", port)), factory)
+        self._take(bind_tcp(TcpAddress(interface or "0.0.0.0", port), both=True), factory)
 
     def listenUNIX(self, address: str, factory: Factory, backlog: int = 0, mode: int = 0o666, wantPID: int = 0) -> None:
         """See `twisted.internet.interfaces.IReactorUNIX`."""
@@ -67,12 +67,12 @@ def open_endpoint(description: str, make: Callable[[], Protocol]) -> Sockets:
 
     Raises whatever the endpoint's parser raises: `ValueError`, `TypeError`, `LookupError`, `OSError` among others.
     """
-    if description.startswith("ssl:"):
-        raise ValueError("clients ask for TLS themselves: [postgres] tls, tls_cert and tls_key are for that")
     sockets = Sockets()
     problems: list[Failure] = []
     listening: Any = serverFromString(sockets, description).listen(_Maker(make))
     listening.addErrback(problems.append)
     if problems:
         raise cast(Exception, problems[0].value)
+    if not sockets.bound:
+        raise ValueError("nobody can listen so here: tcp, tcp6, unix, systemd and haproxy can be used")
     return sockets

@@ -21,8 +21,11 @@ ANYBODY = 0o777
 """As PostgreSQL's ``unix_socket_permissions``: who may come is the server's matter."""
 
 
-def bind_tcp(address: TcpAddress) -> list[socket.socket]:
-    """One socket per address that the host's name stands for, all with one port. Raises `OSError`."""
+def bind_tcp(address: TcpAddress, *, both: bool = False) -> list[socket.socket]:
+    """One socket per address that the host's name stands for, all with one port. Raises `OSError`.
+
+    ``both``: an IPv6 address takes IPv4 connections as well, if it is for all interfaces.
+    """
     sockets: list[socket.socket] = []
     absent: OSError | None = None
     port = address.port
@@ -30,7 +33,7 @@ def bind_tcp(address: TcpAddress) -> list[socket.socket]:
     for family, _kind, _proto, _name, where in found:
         try:
             # Port 0: the first socket chooses, the others take the same.
-            sock = _bind_one(family, (where[0], port, *where[2:]))
+            sock = _bind_one(family, (where[0], port, *where[2:]), both=both)
         except OSError as problem:
             if problem.errno in NOT_HERE:
                 absent = problem
@@ -44,12 +47,12 @@ def bind_tcp(address: TcpAddress) -> list[socket.socket]:
     return sockets
 
 
-def _bind_one(family: int, where: tuple[object, ...]) -> socket.socket:
+def _bind_one(family: int, where: tuple[object, ...], *, both: bool) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both)
         sock.bind(where)
         # At once: two sockets can be bound to one address, but only one of them can listen.
         sock.listen(BACKLOG)

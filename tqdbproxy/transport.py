@@ -460,8 +460,12 @@ class Listener:
         for sock in self._sockets:
             sock.close()
         if self._path is not None:
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 os.unlink(self._path)
+            except FileNotFoundError:
+                pass
+            except OSError as problem:  # made by root before twistd --uid: the proxy must drain all the same
+                log.warn("can't remove {path}: {reason}", path=self._path, reason=problem.strerror)
 
 
 def _why_not(problem: Exception) -> str:

@@ -166,6 +166,7 @@ def _calls_them_all(select: Node, calls: int) -> bool:
     if not select.keys() <= _PLAINEST:
         return False
     values = [target.get("ResTarget", {}).get("val", {}) for target in select.get("targetList", [])]
+    values = [value.get("TypeCast", {}).get("arg", value) for value in values]
     called = [strings(value.get("FuncCall", {}).get("funcname"))[-1:] for value in values]
     return called.count(["set_config"]) == calls
 

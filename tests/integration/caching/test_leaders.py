@@ -251,7 +251,7 @@ def test_a_leader_who_reads_only_the_beginning(place: Place) -> None:
 @pytest.mark.parametrize("more", [0, 1])
 @pytest.mark.parametrize("way", ["simple", "extended"])
 def test_the_largest_that_is_kept(place: Place, way: str, more: int) -> None:
-    """``max_entry_bytes`` holds for the answer, its question and what both need; to the byte."""
+    """``max_entry_bytes`` holds for the answer, its question, its asker's settings and what all need; to the byte."""
     sql = "SELECT repeat('x', $1)" if way == "extended" else "SELECT repeat('x', 1000000)"
     first = place.session()
 
@@ -269,6 +269,7 @@ def test_the_largest_that_is_kept(place: Place, way: str, more: int) -> None:
         - len(ask(first, 1000))
         + 1000
         - len(sql)
+        - len("search_path" + place.schema)
         - (len(bind("1000000")) - 7 if way == "extended" else 6)
     )
     asker = place.session()

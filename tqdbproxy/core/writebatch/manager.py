@@ -171,7 +171,10 @@ class Manager:
         return drained
 
     def give_up(self) -> None:
-        """Wait for no running batch any longer: their members hear that nobody knows what became of them."""
+        """Time is up: what waits is withdrawn; members of running batches hear that nobody knows."""
+        for group in list(self._groups.values()):
+            for write in tuple(group.waiting):
+                self._take_out(write, Withdrawn())
         for batch in list(self._running):
             batch.give_up()
 

@@ -19,10 +19,7 @@ UNCOUNTED = frozenset({b"application_name"})
 EMPTY = b""
 """The value of a setting of the user's own (``app.tenant``) that was set once, and isn't any more."""
 ANY = HIDDEN.name
-"""Stands for the names of all that may have been set where it can't be seen."""
-MAX_PERHAPS = 1000
-TOO_MANY = b"."
-"""Stands for those of which it won't be known any more whether they are there. No setting is called so."""
+"""Stands for all that may have been set, or not: sessions that have it are alike among themselves alone."""
 
 
 class Identities:
@@ -48,9 +45,9 @@ class History:
 
     __slots__ = (
         "_base",
+        "_coming",
         "_identities",
         "_identity",
-        "_perhaps",
         "_place",
         "_reported",
         "_set",
@@ -74,8 +71,8 @@ class History:
         self._identities = identities
         self._identity: Identity | None = None
         self._set: dict[bytes, bytes] = {}
-        self._perhaps: set[bytes] = set()
-        """Settings of the user's own of which it isn't known whether they are there."""
+        self._coming: list[bytes] = []
+        """Settings of the user's own that are there when what is on its way has succeeded."""
         self._reported: dict[bytes, bytes] = {}
         self.known = True
         """False: something was said whose consequences can't be known."""
@@ -89,11 +86,20 @@ class History:
         """What this session shares with those that it may be batched with; None while that can't be known."""
         if not (self.known and self.settings_known):
             return None
-        if self._identity is None and not self._perhaps:
-            self._identity = self._identities.of(
-                *self._base, tuple(sorted(self._set.items())), tuple(sorted(self._reported.items())), self._place
-            )  # fmt: skip
+        if self._identity is None and not self._coming:
+            self._identity = self._with(self._set)
         return self._identity
+
+    @property
+    def prospect(self) -> Identity | None:
+        """What `identity` will be when all settings of the user's own that are on their way have come."""
+        if not self._coming or not (self.known and self.settings_known):
+            return self.identity
+        return self._with({**dict.fromkeys(self._coming, EMPTY), **self._set})
+
+    def _with(self, settings: dict[bytes, bytes]) -> Identity:
+        reported = tuple(sorted(self._reported.items()))
+        return self._identities.of(*self._base, tuple(sorted(settings.items())), reported, self._place)
 
     def reported(self, name: bytes, value: bytes) -> None:
         """The server says (ParameterStatus) that a setting has this value."""
@@ -125,14 +131,15 @@ class History:
         """What ``effect`` sets may be there from now on, if only with an empty value; until it is over, who knows."""
         names = effect.own
         if ANY in names:
-            # It would never be known; so these sessions are unlike those that said no such thing, and alike.
             self._touch(ANY)
         new = [name for name in names if name not in self._set]
+        if new and effect.perhaps:
+            new = [ANY] if ANY not in self._set else []
         if not new:
             return None
-        self._perhaps.update(new if len(self._perhaps) < MAX_PERHAPS else (TOO_MANY,))
+        self._coming += new
         self._identity = None
-        return Effect(Change.TOUCH, b" ".join(new), perhaps=effect.perhaps)
+        return Effect(Change.TOUCH, b" ".join(new))
 
     def _touch(self, name: bytes) -> None:
         """A setting of the user's own that was there once stays, if only with an empty value."""
@@ -144,8 +151,7 @@ class History:
         """An effect that `sent` has given came about: its unit succeeded."""
         self._identity = None
         if effect.change is Change.TOUCH:
-            for name in () if effect.perhaps else effect.own:
-                self._touch(name)
+            self._came(effect, effect.own)
         elif effect.change is Change.SET and effect.name not in UNCOUNTED:
             self._set[effect.name] = effect.value
         elif effect.change is Change.RESET:
@@ -157,8 +163,18 @@ class History:
         elif effect.change is Change.DISCARD_ALL:
             self._reset_all()
             self.known, self.settings_known = not self._spoilt[0], not self._spoilt[1]
-        if self._perhaps:
-            self._perhaps -= self._set.keys()
+
+    def failed(self, effect: Effect) -> None:
+        """Its unit has failed. How far it came, nobody knows."""
+        if effect.change is Change.TOUCH:
+            self._came(effect, [ANY])
+
+    def _came(self, effect: Effect, names: list[bytes]) -> None:
+        self._identity = None
+        for name in effect.own:
+            self._coming.remove(name)
+        for name in names:
+            self._touch(name)
 
     def _reset_all(self) -> None:
         self._set = {name: EMPTY for name in self._set if b"." in name}

@@ -167,10 +167,12 @@ class UnderWay:
             self.changing.unit_done(number, failed)
         while self._effects and self._effects[0][0] <= number:
             effect = self._effects.pop(0)[1]
-            if not failed:
-                self.history.took(effect)
-                if effect.change is not Change.TOUCH:
-                    self._retire()
+            if failed:
+                self.history.failed(effect)
+                continue
+            self.history.took(effect)
+            if effect.change is not Change.TOUCH:
+                self._retire()
         if self._changes:
             self._settle(number)
         while self._timed and self._timed[0][0] <= number:

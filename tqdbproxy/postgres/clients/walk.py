@@ -30,7 +30,7 @@ from tqdbproxy.postgres.messages import (
     Bind,
     Parse,
 )
-from tqdbproxy.postgres.sql import EVERYTHING, HIDDEN, PLAIN, Text
+from tqdbproxy.postgres.sql import EVERYTHING, HIDDEN, PLAIN, Change, Text
 
 INSPECTED = 1 << 20
 """Longer messages are passed on as they stream, unread: they can't be batched, and what they change isn't known.
@@ -165,7 +165,8 @@ class Walk(UnderWay):
         statement = None
         if not text.stays:
             # Where a SET is on its way before it, it can't be told under which settings it is parsed.
-            identity = None if self._effects else self.history.identity
+            certain = all(effect.change is Change.TOUCH for _number, effect in self._effects)
+            identity = self.history.prospect if certain else None
             statement = PreparedStatement(text, parse.types, identity)
         self.prepared.parsed(self.sent + 1, parse.name, statement, previous not in OPENING)
         self.changing.parsed(self.sent + 1, parse.name, text.purges)
