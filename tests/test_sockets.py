@@ -12,6 +12,7 @@ from twisted.internet.protocol import Protocol
 from twisted.logger import capturedLogs
 
 from tqdbproxy.addresses import EndpointDescription, ListenAddress, TcpAddress
+from tqdbproxy.endpoints import open_endpoint
 from tqdbproxy.errors import ConfigError
 from tqdbproxy.sockets import bind_tcp
 from tqdbproxy.transport import Listener
@@ -116,13 +117,31 @@ def test_a_unix_socket_by_its_description(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_an_ipv6_endpoint_takes_ipv4_clients_as_twisteds_does() -> None:
-    listener = Listener(EndpointDescription("tcp6:0"), Protocol)
-    try:
-        (sock,) = listener._sockets
-        assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 0
-    finally:
-        listener.stop()
+class Ipv6Socket:
+    """In the place of an IPv6 socket, which not every machine can make: what is set on it."""
+
+    def __init__(self) -> None:
+        self.options: dict[tuple[int, int], int] = {}
+
+    def setsockopt(self, level: int, name: int, value: int) -> None:
+        self.options[level, name] = value
+
+    def getsockname(self) -> tuple[str, int, int, int]:
+        return "::", 5433, 0, 0
+
+    def bind(self, _where: object) -> None: ...
+    def listen(self, _backlog: int) -> None: ...
+    def setblocking(self, _flag: bool) -> None: ...
+
+
+def test_an_ipv6_endpoint_takes_ipv4_clients_as_twisteds_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [Ipv6Socket(), Ipv6Socket()]
+    unused = iter(made)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [IPV6])
+    monkeypatch.setattr(socket, "socket", lambda *_: next(unused))
+    bind_tcp(TcpAddress("::", 0))
+    open_endpoint("tcp6:0", Protocol)
+    assert [sock.options[socket.IPPROTO_IPV6, socket.IPV6_V6ONLY] for sock in made] == [True, False]
 
 
 def test_a_socket_that_can_not_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
