@@ -371,12 +371,12 @@ REFUSALS = {
     ),
     "TLS of Twisted's": (
         MAIN + "[postgres]\nlisten = ssl:5433:privateKey=key.pem\n",
-        "x.ini, line 4: [postgres] listen: can't be ssl: since clients ask for TLS themselves: tls, tls_cert and"
-        " tls_key are for that",
+        "x.ini, line 4: [postgres] listen: an ssl endpoint can't be used, since clients ask for TLS themselves: see"
+        " tls, tls_cert and tls_key",
     ),
     "TLS of Twisted's for the metrics": (
         MAIN + "[metrics]\nlisten = ssl:9090:privateKey=key.pem\n",
-        "x.ini, line 4: [metrics] listen: can't be ssl: a web server in front of it can",
+        "x.ini, line 4: [metrics] listen: an ssl endpoint can't be used; a web server in front can bring TLS",
     ),
     "a socket in a directory that isn't there": (
         MAIN + "[postgres]\nsocket = /nowhere/at/all\n",

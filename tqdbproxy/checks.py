@@ -22,11 +22,9 @@ from tqdbproxy.settings import CacheSettings, GroupSettings, PostgresSettings, S
 GROUP_PREFIX = "postgres."
 NO_GROUP = "none"
 """What ``default`` says where no group is to serve the rest."""
-
-
 NO_SSL = {
-    "postgres": "can't be ssl: since clients ask for TLS themselves: tls, tls_cert and tls_key are for that",
-    "metrics": "can't be ssl: a web server in front of it can",
+    "postgres": "an ssl endpoint can't be used, since clients ask for TLS themselves: see tls, tls_cert and tls_key",
+    "metrics": "an ssl endpoint can't be used; a web server in front can bring TLS",
 }
 
 

@@ -136,6 +136,7 @@ class SessionProtocol:
             rest = self._take(step)
             if not rest:
                 return
+            # As in `received`, which doesn't call this for what it only forwards: the hot path has one frame less.
             try:
                 following = self._read(rest)
             except FramingError as problem:
